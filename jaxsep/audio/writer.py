@@ -1,0 +1,312 @@
+"""Writing audio: float32 blocks (time, channel) to wav, flac, ogg and mp3 files that appear only when complete.
+
+What can be written how is in formats.py. No resampling, no jax.
+"""
+
+import io
+import math
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+import numpy as np
+import soundfile
+from jaxtyping import Float32
+
+from jaxsep.audio.formats import BYTES_PER_SAMPLE, MAX_WAV_DATA_BYTES, check_output, choose_subtype, compression
+from jaxsep.audio.reader import probe
+from jaxsep.errors import AudioError, ConfigError
+
+_SCALE_BITS = {"PCM_16": 16, "PCM_24": 24}
+# Samples quantised at a time: what stays in a core's cache.
+_PIECE = 32768
+
+
+class AudioWriter:
+    """Writes one file, block by block, under a temporary name that becomes the final one when all is there.
+
+    Integers are the nearest to `x * 2**(bits - 1)`, clipped to their range, so that reading gives exactly what a reader
+    of PCM gave. The bytes of wav and flac depend on the arguments and the samples alone, not on the clock or the cut
+    into blocks.
+
+    Attributes:
+        path: The final name.
+        frames: Written so far.
+        peak: The largest absolute sample so far, 1 being full scale.
+        clipped: How many samples so far lay beyond full scale and were clipped; 0 for anything but PCM.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sample_rate: int,
+        channels: int,
+        format: str,
+        subtype: str,
+        bitrate_kbps: int | None = None,
+    ) -> None:
+        """Creates missing folders and the temporary file.
+
+        Args:
+            path: The final name; a regular file of that name is replaced when this one is complete.
+            sample_rate: In Hz.
+            channels: Of every block.
+            format: A key of `SUBTYPES`.
+            subtype: One of `SUBTYPES[format]`.
+            bitrate_kbps: Of mp3, exact and constant; of ogg, the nominal average of stereo at 44.1 kHz. None is 320, or
+                the highest that mp3 has at this sample rate.
+
+        Raises:
+            ConfigError: These do not go together; see `check_output`.
+            AudioError: The file cannot be created.
+        """
+        check_output(format, subtype, bitrate_kbps, sample_rate, channels)
+        self.path = Path(path)
+        _refuse_what_cannot_be_replaced(self.path)
+        self.frames = 0
+        self.peak = 0.0
+        self.clipped = 0
+        self._sum_of_squares = 0.0
+        self._sample_rate = sample_rate
+        self._channels = channels
+        self._format = format
+        self._subtype = choose_subtype(format, subtype, subtype)
+        self._temporary = self.path.with_name(_temporary_name(self.path.name))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: _OutputFile | None = _OutputFile(self._temporary)
+        except OSError as error:
+            raise AudioError(f"{self.path} cannot be written: {error.strerror}.") from None
+        self._encoder: soundfile.SoundFile | None = None
+        level, mode = compression(format, bitrate_kbps, sample_rate)
+        try:
+            self._encoder = soundfile.SoundFile(
+                self._file,
+                "w",
+                sample_rate,
+                channels,
+                subtype,
+                format=format.upper(),
+                compression_level=level,
+                bitrate_mode=mode,
+            )
+        except soundfile.LibsndfileError as error:
+            self.discard()
+            raise ConfigError(
+                f"libsndfile cannot write {format} ({subtype}) of {channels} channels at {sample_rate} Hz: "
+                f"{error.error_string}"
+            ) from None
+        self._fail_where_the_disk_did(self._file)
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of all samples so far."""
+        return math.sqrt(self._sum_of_squares / max(1, self.frames * self._channels))
+
+    def write(self, block: Float32[np.ndarray, "time channel"]) -> None:
+        """Appends a block.
+
+        Args:
+            block: Samples, full scale being 1.
+
+        Raises:
+            AudioError: A sample is NaN or infinite, the number of channels is another, or the disk takes no more; the
+                temporary file is then gone.
+        """
+        if self._file is None or self._encoder is None:
+            raise AudioError(f"{self.path} is already closed.")
+        if block.ndim != 2 or block.shape[1] != self._channels:
+            self.discard()
+            raise AudioError(f"{self.path} takes blocks (time, {self._channels}), not of shape {block.shape}.")
+        if self._format == "wav":
+            size = (self.frames + len(block)) * self._channels * BYTES_PER_SAMPLE[self._subtype]
+            if size > MAX_WAV_DATA_BYTES:
+                self._fail("a wav file holds no more than 4 GiB; write flac")
+        samples = np.ascontiguousarray(block, np.float32).reshape(-1)
+        with np.errstate(over="ignore"):  # samples far beyond full scale are clipped like all others
+            encoded = self._encode(samples)
+        try:
+            self._encoder.write(encoded.reshape(-1, self._channels))
+        except soundfile.LibsndfileError as error:
+            self._fail(error.error_string)
+        self._fail_where_the_disk_did(self._file)
+        self.frames += len(block)
+
+    def close(self) -> None:
+        """Completes the file and gives it its name. Can be called again.
+
+        Raises:
+            AudioError: Nothing was written, or the disk took less than was written; the temporary file is then gone.
+        """
+        if self._file is None or self._encoder is None:
+            return
+        if self.frames == 0:
+            self._fail("there are no samples to write")
+        try:
+            self._encoder.close()
+        except soundfile.LibsndfileError as error:
+            self._fail(error.error_string)
+        self._fail_where_the_disk_did(self._file)
+        try:
+            if self._subtype == "FLOAT":
+                self._file.clear_time_stamp()
+            self._file.close()
+            found = probe(self._temporary).frames
+            complete = self._temporary.stat().st_size == self._file.size
+        except OSError as error:
+            self._fail(str(error.strerror))
+        except AudioError:
+            self._fail("what was written cannot be read")
+        if found != self.frames or not complete:
+            self._fail(f"{self.frames} frames were written and not all of them arrived")
+        try:
+            os.replace(self._temporary, self.path)
+        except OSError as error:
+            self._fail(str(error.strerror))
+        self._file = None
+
+    def discard(self) -> None:
+        """Removes the temporary file and leaves the final name as it was. After `close` it does nothing."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        file.ignore_writes()
+        if self._encoder is not None:
+            with suppress(soundfile.LibsndfileError):
+                self._encoder.close()
+        file.close()
+        with suppress(OSError):
+            self._temporary.unlink()
+
+    def __enter__(self) -> "AudioWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def _encode(self, samples: np.ndarray) -> np.ndarray:
+        """Measures samples and returns what libsndfile takes: floats, or integers in the upper bits of 16 or 32."""
+        bits = _SCALE_BITS.get(self._subtype)
+        encoded = samples if bits is None else np.empty(len(samples), np.int16 if bits == 16 else np.int32)
+        # Piece by piece: one pass through memory instead of six.
+        for start in range(0, len(samples), _PIECE):
+            piece = samples[start : start + _PIECE]
+            low, high = float(piece.min()), float(piece.max())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                self._refuse_what_is_not_finite(samples)
+            self.peak = max(self.peak, -low, high)
+            self._sum_of_squares += float(np.dot(piece, piece))
+            if bits is not None:
+                encoded[start : start + len(piece)] = self._quantise(piece, bits, low, high)
+        if bits == 24:
+            np.left_shift(encoded, 8, out=encoded)
+        return encoded
+
+    def _quantise(self, piece: np.ndarray, bits: int, low: float, high: float) -> np.ndarray:
+        """Rounds to the nearest integers of `bits`, as floats; `low` and `high` are the extremes of the piece."""
+        scale = 2 ** (bits - 1)
+        rounded = piece * np.float32(scale)
+        np.rint(rounded, out=rounded)
+        if low * scale < -scale or high * scale > scale - 1:
+            self.clipped += int(np.count_nonzero((rounded < -scale) | (rounded > scale - 1)))
+            np.clip(rounded, -scale, scale - 1, out=rounded)
+        return rounded
+
+    def _refuse_what_is_not_finite(self, samples: np.ndarray) -> None:
+        first = np.flatnonzero(~np.isfinite(samples))[0]
+        seconds = (self.frames + first // self._channels) / self._sample_rate
+        self._fail(f"it would hold {samples[first]} at {seconds:.6f} s")
+
+    def _fail_where_the_disk_did(self, file: "_OutputFile") -> None:
+        if file.error is not None:
+            self._fail(str(file.error.strerror))
+
+    def _fail(self, reason: str) -> NoReturn:
+        self.discard()
+        raise AudioError(f"{self.path} cannot be written: {reason.rstrip('.')}.")
+
+
+class _OutputFile:
+    """The file that libsndfile writes through.
+
+    It keeps the first error and swallows what comes after it: libsndfile itself reports a full disk for some formats
+    only, late, and without the reason. Nothing is flushed to the disk itself: that would cost more than the encoding.
+
+    Attributes:
+        error: The first failure to write, or None.
+        size: Of the file, if all that was written arrived.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # O_EXCL: the name is nobody else's. Not tempfile: its files are readable by their owner only.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        self._raw = io.FileIO(descriptor, "r+")
+        self._ignoring = False
+        self.error: OSError | None = None
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        if self._ignoring or self.error is not None:
+            return len(data)
+        view = memoryview(data)
+        try:
+            self.size = max(self.size, self._raw.tell() + len(data))
+            while len(view):
+                view = view[self._raw.write(view) :]
+        except OSError as error:  # nothing may be raised through libsndfile
+            self.error = error
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def clear_time_stamp(self) -> None:
+        """Zeroes the time of writing, which libsndfile puts into the PEAK chunk of float wav files."""
+        self._raw.seek(12)
+        while len(header := self._raw.read(8)) == 8:
+            size = int.from_bytes(header[4:], "little")
+            if header[:4] == b"data":
+                return
+            if header[:4] == b"PEAK":
+                self._raw.seek(4, io.SEEK_CUR)  # the chunk's version
+                self._raw.write(bytes(4))
+                return
+            self._raw.seek(size + size % 2, io.SEEK_CUR)
+
+    def ignore_writes(self) -> None:
+        self._ignoring = True
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def _refuse_what_cannot_be_replaced(path: Path) -> None:
+    """Raises where the final name cannot be a file's, so that this shows before the work and not after."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):  # the latter is reported when folders are made
+        return
+    except OSError as error:
+        raise AudioError(f"{path} cannot be written: {error.strerror}.") from None
+    except ValueError as error:
+        raise AudioError(f"{str(path)!r} is not a file name: {error}.") from None
+    if not stat.S_ISREG(mode):
+        raise AudioError(f"{path} exists and is not a regular file; choose another name.")
+
+
+def _temporary_name(name: str) -> str:
+    # File names end at 255 bytes on most file systems, and a character has up to four.
+    return f".{name[:48]}.{secrets.token_hex(4)}.part"

@@ -1,0 +1,40 @@
+"""`jaxsep convert`: foreign weights, or a run, into a checkpoint of jaxsep's."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class StoredType(StrEnum):
+    """What arrays are stored in."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="TensorFlow checkpoint, torch file, pickled arrays, or a checkpoint of jaxsep's.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file, or a directory for Orbax.")],
+    family: Annotated[str | None, typer.Option(help="Where foreign weights come from: spleeter.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the model.", show_default="by its form")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="as known")] = None,
+    dtype: Annotated[StoredType, typer.Option(help="What to store numbers in.")] = StoredType.float32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")] = False,
+) -> None:
+    """Convert weights to a jaxsep checkpoint: from Spleeter's files, or from Orbax to safetensors and back."""
+    from jaxsep.weights.convert import convert as convert_weights
+
+    written = convert_weights(
+        source,
+        output=output,
+        family=family,
+        name=name,
+        licence=licence,
+        dtype=dtype.value,
+        overwrite=overwrite,
+    )
+    print(f"{written.spec.name} ({', '.join(written.spec.stems)}) is in {output}, sha256 {written.sha256}")

@@ -1,0 +1,73 @@
+"""The `jaxsep` command: its subcommands, and how errors become exit statuses.
+
+Nothing here, nor at the top of any subcommand's file, imports jax: `jaxsep --help` answers at once.
+"""
+
+import functools
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from jaxsep.cli import convert, env, info, models, separate
+from jaxsep.errors import ConfigError, JaxsepError
+from jaxsep.version import __version__
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def _with_exit_status(command: Callable[..., int | None]) -> Callable[..., NoReturn]:
+    """Makes a subcommand exit: 0 all done, 1 something failed, 2 usage, 130 interrupted; errors are one sentence."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> NoReturn:
+        try:
+            status = command(*args, **kwargs) or 0
+        except JaxsepError as error:
+            print(f"jaxsep: {error}", file=sys.stderr)
+            status = USAGE if isinstance(error, ConfigError) else FAILED
+        except KeyboardInterrupt:
+            print("jaxsep: interrupted", file=sys.stderr)
+            status = INTERRUPTED
+        raise typer.Exit(status)
+
+    return run
+
+
+app = typer.Typer(
+    name="jaxsep",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for subcommand in (separate.separate, models.models, info.info, convert.convert, env.env):
+    app.command(subcommand.__name__)(_with_exit_status(subcommand))
+
+
+def _version(requested: bool) -> None:
+    if requested:
+        print(f"jaxsep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Music source separation in JAX: takes songs apart into vocals, drums, bass and the rest."""
+
+
+def main() -> None:
+    """Runs the command line. SIGTERM ends it as Ctrl-C does: nothing half-written stays behind."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    app()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

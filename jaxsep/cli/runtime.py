@@ -1,0 +1,82 @@
+"""What the command line sets for its process, and the library never does: the compilation cache, the device, memory."""
+
+import os
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from jaxsep.environment import cache_directory, compilation_key
+from jaxsep.errors import ConfigError
+
+if TYPE_CHECKING:
+    import jax
+
+
+class DeviceKind(StrEnum):
+    """Where to run; auto takes what JAX finds fastest."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+    tpu = "tpu"
+
+
+class CompilationCounter:
+    """Counts what the persistent compilation cache held and what had to be compiled.
+
+    Attributes:
+        hits: Programs read from the cache.
+        misses: Programs compiled.
+    """
+
+    def __init__(self) -> None:
+        import jax
+
+        self.hits = 0
+        self.misses = 0
+        jax.monitoring.register_event_listener(self._count)
+
+    def _count(self, event: str, **_: object) -> None:
+        self.hits += event == "/jax/compilation_cache/cache_hits"
+        self.misses += event == "/jax/compilation_cache/cache_misses"
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that the second run of a command compiles nothing.
+
+    JAX by default stores only what took more than a second to compile; all of ours is stored.
+    """
+    import jax
+
+    directory = cache_directory() / "compiled" / compilation_key()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # without a cache, runs only start more slowly
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def choose_device(kind: DeviceKind) -> "jax.Device":
+    """Returns the device to run on.
+
+    Args:
+        kind: What was asked for.
+
+    Raises:
+        ConfigError: If there is no such device: it never falls back to another one in silence.
+    """
+    # Beside other programs on one card, taking most of its memory beforehand is rude.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    if kind is DeviceKind.cpu:
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        return jax.devices(None if kind is DeviceKind.auto else kind.value)[0]
+    except RuntimeError:
+        installed = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise ConfigError(
+            f"There is no {kind.value} that JAX can use here (it finds: {installed}); "
+            "install the extra for it, such as jaxsep[cuda12], or use --device auto."
+        ) from None

@@ -1,0 +1,174 @@
+"""The PyTorch twin of `jaxsep.models.unet`: the same network in torch's own layers, channels first.
+
+For comparisons only, with weights taken from our variables. Nothing imports this module eagerly: it needs torch.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import torch
+from torch import nn
+
+from jaxsep.models.unet import UNetConfig
+from jaxsep.typing import Variables
+
+
+class UNet(nn.Module):
+    """Spleeter's U-Net in PyTorch, (batch, channel, frame, freq) in, (batch, source, channel, frame, freq) out.
+
+    Layers have the names of the linen module's: `source_0.encoder_1.conv` and so on. Activations work in place and
+    padding is as little as the asymmetric 'same' rule allows, so that its speed is PyTorch's best.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        for m in range(config.n_sources):
+            self.add_module(f"source_{m}", _SourceNetwork(config))
+
+    def forward(self, magnitude: torch.Tensor) -> torch.Tensor:
+        """Returns mask times magnitude, one for each source."""
+        logits = torch.stack([network(magnitude) for network in self.children()], dim=1)
+        masks = torch.sigmoid(logits) if self.config.mask == "sigmoid" else torch.softmax(logits, dim=1)
+        return masks * magnitude[:, None]
+
+    def train(self, mode: bool = True) -> "UNet":
+        """Sets the mode; norms stay at their stored statistics where the config says so."""
+        super().train(mode)
+        if not self.config.batch_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+
+class _SourceNetwork(nn.Module):
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.depth = depth = len(config.filters)
+        inputs = config.channels
+        for i, features in enumerate(config.filters):
+            self.add_module(f"encoder_{i}", _Encoder(config, inputs, features, normalised=i < depth - 1))
+            inputs = features
+        for i, features in enumerate((*config.filters[-2::-1], 1)):
+            self.add_module(f"decoder_{i}", _Decoder(config, inputs, features, config.dropout if i < 3 else 0.0))
+            inputs = 2 * features
+        self.mask = nn.Conv2d(1, config.channels, 4, dilation=2, padding=3)
+
+    def forward(self, magnitude: torch.Tensor) -> torch.Tensor:
+        raw, maps = [], magnitude
+        for i in range(self.depth):
+            convolved, maps = self.get_submodule(f"encoder_{i}")(maps)
+            raw.append(convolved)
+        maps = raw[-1]
+        for i in range(self.depth):
+            maps = self.get_submodule(f"decoder_{i}")(maps)
+            if i < self.depth - 1:
+                maps = torch.cat([raw[-2 - i], maps], dim=1)
+        return self.mask(maps)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: UNetConfig, inputs: int, features: int, *, normalised: bool) -> None:
+        super().__init__()
+        size = config.kernel_size
+        # torch pads both ends alike, TensorFlow's 'same' rule one less before than after.
+        self.pad = nn.ZeroPad2d(((size - 2) // 2, (size - 1) // 2) * 2)
+        self.conv = nn.Conv2d(inputs, features, size, stride=2)
+        self.norm = _norm(config, features) if normalised else None
+        self.activation = _activation(config.encoder_activation) if normalised else None
+
+    def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        convolved = self.conv(self.pad(maps))
+        if self.norm is None or self.activation is None:
+            return convolved, convolved
+        return convolved, self.activation(self.norm(convolved))
+
+
+class _Decoder(nn.Module):
+    def __init__(self, config: UNetConfig, inputs: int, features: int, dropout: float) -> None:
+        super().__init__()
+        size = config.kernel_size
+        self.conv = _SameConvTranspose2d(inputs, features, size, stride=2, padding=(size - 2) // 2)
+        self.activation = _activation(config.decoder_activation)
+        self.norm = _norm(config, features)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.norm(self.activation(self.conv(maps))))
+
+
+class _SameConvTranspose2d(nn.ConvTranspose2d):
+    """Twice the height and width: torch crops both ends alike, and TensorFlow's 'same' rule crops more at the end."""
+
+    def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        return super().forward(maps)[..., : 2 * maps.shape[-2], : 2 * maps.shape[-1]]
+
+
+def _norm(config: UNetConfig, features: int) -> nn.BatchNorm2d:
+    # torch's momentum is the weight of the new batch, ours (and Keras's) that of the old average.
+    return nn.BatchNorm2d(features, eps=config.norm_epsilon, momentum=1 - config.norm_momentum)
+
+
+def _activation(name: str) -> nn.Module:
+    return {"relu": nn.ReLU(True), "leaky_relu": nn.LeakyReLU(0.2, True), "elu": nn.ELU(inplace=True)}[name]
+
+
+def load_variables(network: UNet, variables: Variables) -> None:
+    """Copies the variables of our U-Net into its twin, every leaf to the layer of its name.
+
+    Args:
+        network: The twin, of the same config.
+        variables: `params` and `batch_stats` of `jaxsep.models.unet.UNet`.
+
+    Raises:
+        RuntimeError: A leaf has no counterpart, or a layer no leaf (torch's own message).
+    """
+    network.load_state_dict(to_state_dict(variables))
+
+
+def to_state_dict(tree: Variables) -> dict[str, torch.Tensor]:
+    """Returns our variables, or a tree of their gradients, under torch's names and in torch's layouts.
+
+    Every kernel, (height, width, large-map or input channel, small-map or output channel), becomes torch's by the same
+    permutation, since torch too stores a transposed convolution's weight like that of the convolution it transposes.
+    """
+    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    state = {}
+    for collection in tree.values():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
+            *layer, name = (entry.key for entry in path)
+            array = np.array(leaf)
+            if name == "kernel":
+                array = np.ascontiguousarray(array.transpose(3, 2, 0, 1))
+            state[".".join([*layer, names[name]])] = torch.from_numpy(array)
+            if name == "mean":
+                state[".".join([*layer, "num_batches_tracked"])] = torch.tensor(0)
+    return state
+
+
+def layer_outputs(network: UNet, magnitude: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """Runs the network once and returns a copy of what every layer gives, by name ('source_0/encoder_1/norm').
+
+    Args:
+        network: The twin, in whichever mode it is.
+        magnitude: (batch, channel, frame, freq).
+    """
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+            # A copy, because the next activation works in place.
+            outputs[name.replace(".", "/")] = output.detach().clone()
+
+        return network.get_submodule(name).register_forward_hook(hook)
+
+    leaves = [name for name, module in network.named_modules() if not list(module.children())]
+    handles = [keep(name) for name in leaves]
+    try:
+        network(magnitude)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs

@@ -1,0 +1,1 @@
+"""Signal processing without parameters: transforms, masks, overlap-add, the Wiener filter."""

@@ -1,0 +1,101 @@
+"""Masks: from source magnitudes to masks, above the model's bandwidth, and onto the mixture; and mixture consistency.
+
+Pure, jit-able, differentiable, vmappable. No transforms and no networks.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from jaxtyping import Array, Float
+
+from jaxsep.config import Config
+from jaxsep.typing import Masks, SourceMagnitude, SourceSpectrogram, SourceWaveform, Spectrogram, Waveform
+
+Extension = Literal["zeros", "average"]
+
+
+class MaskConfig(Config):
+    """How source magnitudes become masks.
+
+    Attributes:
+        exponent: Magnitudes are raised to it before their ratio is taken; 2 makes a Wiener-like mask, 1 an amplitude
+            ratio.
+        eps: Keeps silence finite: each of N sources has eps / N more, so that the masks still sum to one.
+        extension: What masks are above the model's bandwidth; see `extend_masks`.
+    """
+
+    exponent: float = pydantic.Field(default=2.0, gt=0)
+    eps: float = pydantic.Field(default=1e-10, gt=0)
+    extension: Extension = "zeros"
+
+
+def ratio_masks(magnitudes: SourceMagnitude, *, exponent: float = 2.0, eps: float = 1e-10) -> Masks:
+    """Each source's share of all sources, as Spleeter's `_build_masks` computes it.
+
+    Args:
+        magnitudes: Estimated magnitudes (*batch, source, frame, freq, channel).
+        exponent: Power to which magnitudes are raised.
+        eps: Added to the sum, an equal part of it to each source.
+
+    Returns:
+        Masks between 0 and 1 that sum to 1 over sources, equal for all where all magnitudes are zero.
+    """
+    if exponent == 1:
+        powers = magnitudes
+    elif exponent == 2:
+        powers = jnp.square(magnitudes)
+    else:
+        # The derivative of a power at zero is infinite or computed through log(0): both branches stay finite this way.
+        positive = magnitudes > 0
+        powers = jnp.where(positive, jnp.where(positive, magnitudes, 1.0) ** exponent, 0.0)
+    sources = magnitudes.shape[-4]
+    return (powers + eps / sources) / (powers.sum(axis=-4, keepdims=True) + eps)
+
+
+def softmax_masks(logits: SourceMagnitude) -> Masks:
+    """Softmax over sources of logits (*batch, source, frame, freq, channel), as in Spleeter's 5-stem model."""
+    return jax.nn.softmax(logits, axis=-4)
+
+
+def extend_masks(
+    masks: Masks, *, bins: int, extension: Extension
+) -> Float[Array, "*batch source frame all_freq channel"]:
+    """Extends masks to the bins above the model's bandwidth, as Spleeter's `_extend_mask` does.
+
+    Args:
+        masks: Masks (*batch, source, frame, freq, channel) of the lowest frequencies.
+        bins: Frequencies wanted.
+        extension: 'zeros' leaves nothing above the bandwidth; 'average' repeats each frame's mean over frequency.
+
+    Returns:
+        Masks with `bins` frequencies.
+    """
+    missing = bins - masks.shape[-2]
+    if extension == "average":
+        mean = masks.mean(axis=-2, keepdims=True)
+        return jnp.concatenate([masks, jnp.repeat(mean, missing, axis=-2)], axis=-2)
+    return jnp.pad(masks, [(0, 0)] * (masks.ndim - 2) + [(0, missing), (0, 0)])
+
+
+def apply_masks(masks: Masks, mixture: Spectrogram) -> SourceSpectrogram:
+    """Multiplies masks (*batch, source, frame, freq, channel) with the mixture (*batch, frame, freq, channel)."""
+    return masks * jnp.expand_dims(mixture, -4)
+
+
+def project_onto_mixture(estimates: SourceWaveform, mixture: Waveform) -> SourceWaveform:
+    """Makes estimates sum to the mixture: each takes an equal part of what is missing.
+
+    This is the orthogonal projection onto the waveforms that sum to the mixture (Wisdom et al., 'Differentiable
+    Consistency Constraints for Improved Deep Speech Enhancement', ICASSP 2019, unweighted).
+
+    Args:
+        estimates: Waveforms (*batch, source, time, channel).
+        mixture: Waveform (*batch, time, channel).
+
+    Returns:
+        Estimates whose sum over sources is the mixture.
+    """
+    missing = mixture - estimates.sum(axis=-3)
+    return estimates + jnp.expand_dims(missing / estimates.shape[-3], -3)

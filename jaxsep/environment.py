@@ -1,0 +1,64 @@
+"""What a run depends on and reports: versions, processor, memory, cache directories. Imports neither jax nor flax."""
+
+import functools
+import hashlib
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("jaxsep", "jax", "jaxlib", "flax", "numpy", "soundfile", "soxr", "av", "safetensors", "orbax-checkpoint")
+
+
+def versions() -> dict[str, str]:
+    """Returns the version of Python and of every package that decides about the result; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def processor() -> str:
+    """Returns the processor's name as the system gives it."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
+
+
+def compilation_key() -> str:
+    """Returns what compiled programs depend on beside their source: jaxlib's version and the processor's features.
+
+    Code compiled for one processor may crash on another, so that each combination has a cache directory of its own.
+    """
+    features = _cpu_field("flags") or _cpu_field("Features") or platform.processor()
+    digest = hashlib.sha256(f"{platform.machine()} {processor()} {features}".encode()).hexdigest()[:12]
+    return f"jaxlib-{metadata.version('jaxlib')}-{digest}"
+
+
+def cache_directory() -> Path:
+    """Returns where downloads and compiled programs live: $JAXSEP_CACHE, $XDG_CACHE_HOME/jaxsep or ~/.cache/jaxsep."""
+    if explicit := os.environ.get("JAXSEP_CACHE"):
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "jaxsep"
+
+
+def peak_memory_bytes() -> int | None:
+    """Returns the most memory that this process has held so far, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cpu_field(name: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == name), "")

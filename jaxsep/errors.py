@@ -1,0 +1,45 @@
+"""Every error that jaxsep raises on purpose: one sentence with what was got, the rule, and what to do.
+
+All derive from `JaxsepError`, so that a program can catch one class and print its message.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class JaxsepError(Exception):
+    """Base of all errors that jaxsep raises on purpose."""
+
+
+class ConfigError(JaxsepError):
+    """A config, model spec or option holds a value that is not allowed."""
+
+
+class AudioError(JaxsepError):
+    """An audio file or array cannot be read, written or used."""
+
+
+class CheckpointError(JaxsepError):
+    """Weights cannot be read, do not match their model, or fail their hash."""
+
+
+class SeparationError(JaxsepError):
+    """A separation went wrong while it ran."""
+
+
+class SeparationAborted(JaxsepError):
+    """The progress callback asked for a separation to stop."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns ' Did you mean ...?' with the known names closest to `name`, or all known names.
+
+    Args:
+        name: What was asked for.
+        known: The names that exist.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3)
+    if close:
+        return f" Did you mean {' or '.join(repr(match) for match in close)}?"
+    return f" Known: {', '.join(known)}."

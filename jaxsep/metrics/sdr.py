@@ -1,0 +1,120 @@
+"""Signal-to-distortion ratios over whole tracks: the global SDR of the MDX challenges, and the scale-invariant SDR.
+
+numpy in float64. BSS Eval, frame by frame and with distortion filters, is in `museval_wrapper`.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxsep.errors import AudioError
+
+# 'delta' in the scoring code of the Music Demixing Challenge 2021, which later challenges and Demucs kept.
+MDX_EPS = 1e-7
+
+
+def global_sdr(
+    references: Float[np.ndarray, "*source time channel"],
+    estimates: Float[np.ndarray, "..."],
+    *,
+    eps: float = MDX_EPS,
+) -> Float[np.ndarray, "*source"]:
+    """Signal-to-distortion ratio of whole tracks, as the MDX and SDX challenges rank systems.
+
+    With sums over all samples and channels of a track, reference s and estimate e:
+
+        SDR = 10 log10((sum s^2 + eps) / (sum (s - e)^2 + eps))
+
+    The score of a track is the mean over its stems, that of a system the mean over tracks (Mitsufuji et al., Music
+    Demixing Challenge 2021, Frontiers in Signal Processing 2022). It depends on the estimate's gain: silence scores 0
+    dB.
+
+    Args:
+        references: True sources (time, channel), or (source, time, channel) for one score per source.
+        estimates: What a separation gave, of the same shape.
+        eps: Energy added to both sums. It bounds the score of a perfect estimate (100 dB for a reference of energy
+            1000) and makes a silent estimate of a silent reference score 0 dB. With 0 these two are inf and NaN.
+
+    Returns:
+        Decibels, one per source.
+
+    Raises:
+        AudioError: The shapes differ, nothing is there to score, or a value is not finite.
+    """
+    references, estimates = as_pair(references, estimates)
+    signal = _energy(references) + eps
+    distortion = _energy(references - estimates) + eps
+    return _decibels(signal, distortion)
+
+
+def si_sdr(
+    references: Float[np.ndarray, "*source time channel"],
+    estimates: Float[np.ndarray, "..."],
+    *,
+    zero_mean: bool = False,
+) -> Float[np.ndarray, "*source"]:
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al., 'SDR - half-baked or well done?', ICASSP 2019).
+
+    With inner products over all samples and channels, so that one gain is forgiven for a whole track and its stereo
+    image is not:
+
+        alpha = <e, s> / <s, s>        SI-SDR = 10 log10(|alpha s|^2 / |alpha s - e|^2)
+
+    Args:
+        references: True sources (time, channel), or (source, time, channel) for one score per source.
+        estimates: What a separation gave, of the same shape.
+        zero_mean: Whether the mean over time of each channel is taken from both first. The paper assumes signals of
+            zero mean; torchmetrics does not subtract it unless asked, asteroid does.
+
+    Returns:
+        Decibels, one per source: inf for a perfect estimate, -inf for one orthogonal to the reference, NaN where the
+        reference or the estimate is silent, for which the ratio is not defined.
+
+    Raises:
+        AudioError: The shapes differ, nothing is there to score, or a value is not finite.
+    """
+    references, estimates = as_pair(references, estimates)
+    if zero_mean:
+        references = references - references.mean(axis=-2, keepdims=True)
+        estimates = estimates - estimates.mean(axis=-2, keepdims=True)
+    energy = _energy(references)
+    with np.errstate(invalid="ignore"):
+        gain = np.sum(references * estimates, axis=(-2, -1)) / energy
+    projection = gain[..., None, None] * references
+    return _decibels(_energy(projection), _energy(projection - estimates))
+
+
+def as_pair(references: np.ndarray, estimates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both in float64, once they are known to be fit for scoring.
+
+    Args:
+        references: True sources, (..., time, channel).
+        estimates: Of the same shape.
+
+    Raises:
+        AudioError: The shapes differ, a track has no samples, or a value is not finite.
+    """
+    if references.shape != estimates.shape:
+        raise AudioError(
+            f"the estimates have the shape {estimates.shape} and the references {references.shape}, but each sample is "
+            "compared with the one at its place: cut or pad the estimates to the length and channels of the references"
+        )
+    if references.ndim < 2 or references.size == 0:
+        raise AudioError(
+            f"waveforms of shape {references.shape} cannot be scored: give (time, channel) with at least one sample"
+        )
+    for name, waveforms in (("references", references), ("estimates", estimates)):
+        if not np.all(np.isfinite(waveforms)):
+            # A median that skips NaN would hide it.
+            raise AudioError(
+                f"the {name} hold values that are not finite, which have no score: look for the step that made them"
+            )
+    return references.astype(np.float64), estimates.astype(np.float64)
+
+
+def _energy(waveforms: np.ndarray) -> np.ndarray | np.float64:
+    return np.sum(np.square(waveforms), axis=(-2, -1))
+
+
+def _decibels(numerator: np.ndarray | np.float64, denominator: np.ndarray | np.float64) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(10.0 * np.log10(numerator / denominator))

@@ -1,0 +1,30 @@
+"""The model families, one file each: a config, a linen module and presets.
+
+`FAMILIES` names them all. Weights are in `jaxsep.weights`; the transforms around a network in `jaxsep.separation`.
+"""
+
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+
+from jaxsep.config import Config
+from jaxsep.models.unet import UNet, UNetConfig
+
+
+class Family(NamedTuple):
+    """What the rest of jaxsep knows of a model family.
+
+    Attributes:
+        config: The class of its configs.
+        module: The linen module, built as `module(config)`, called as `module.apply(variables, mixture, train=...)`.
+        domain: What the module maps to those of the sources: magnitudes of an STFT, or waveforms.
+    """
+
+    config: type[Config]
+    module: type[nn.Module]
+    domain: Literal["magnitude", "waveform"]
+
+
+FAMILIES: dict[str, Family] = {
+    "unet": Family(UNetConfig, UNet, "magnitude"),
+}

@@ -1,0 +1,323 @@
+"""Spleeter's U-Net: one network per source, from the magnitude of a mixture to the magnitudes of its sources.
+
+The forms of its convolutions are in `convolutions.py`; the transform, ratio masks and filter around it are in
+`jaxsep.separation`.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pydantic
+from jaxtyping import Array, Float
+
+from jaxsep.config import Config
+from jaxsep.errors import ConfigError
+from jaxsep.models.convolutions import ConvolutionForm, down, mask_convolution, up
+from jaxsep.typing import Magnitude, SourceMagnitude
+
+Activation = Literal["relu", "leaky_relu", "elu"]
+
+# Where dropout acts: after the first three decoder blocks, as in Jansson et al. (2017).
+_DROPOUT_BLOCKS = 3
+
+
+class UNetConfig(Config):
+    """The shape of a U-Net and of its masks.
+
+    Attributes:
+        n_sources: Networks side by side, one for each source.
+        channels: Of the audio.
+        bins: STFT bins from 0 Hz that the network sees; a multiple of two to the number of filters.
+        filters: Channels of each encoder block; every block halves frames and bins.
+        kernel_size: Of the strided and transposed convolutions, along frames and bins.
+        encoder_activation: After each encoder block's norm. The leaky slope is 0.2.
+        decoder_activation: Before each decoder block's norm.
+        mask: 'sigmoid' masks each source by itself, 'softmax' makes the masks of all sources sum to one.
+        dropout: Rate after the first three decoder blocks while training.
+        norm_epsilon: What batch norm adds to the variance.
+        norm_momentum: Weight of the old running statistics when a batch is added.
+        batch_statistics: Whether training normalises by the batch and updates the running statistics. False keeps every
+            norm at its stored mean and variance, also while training.
+    """
+
+    n_sources: int = pydantic.Field(ge=1)
+    channels: int = pydantic.Field(default=2, ge=1)
+    bins: int = pydantic.Field(default=1024, ge=1)
+    filters: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(16, 32, 64, 128, 256, 512), min_length=2)
+    kernel_size: int = pydantic.Field(default=5, ge=2)
+    encoder_activation: Activation = "leaky_relu"
+    decoder_activation: Activation = "relu"
+    mask: Literal["sigmoid", "softmax"] = "sigmoid"
+    dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
+    norm_epsilon: float = pydantic.Field(default=1e-3, gt=0)
+    norm_momentum: float = pydantic.Field(default=0.99, ge=0, le=1)
+    batch_statistics: bool = True
+
+    @property
+    def stride(self) -> int:
+        """What frames and bins must be multiples of: two to the number of filters."""
+        return 2 ** len(self.filters)
+
+    @pydantic.model_validator(mode="after")
+    def _bins_halve_evenly(self) -> "UNetConfig":
+        if self.bins % self.stride:
+            raise ValueError(f"bins (= {self.bins}) must be a multiple of {self.stride}, two to the number of filters")
+        if self.mask == "softmax" and self.n_sources < 2:
+            raise ValueError("a softmax over one source is always one; use mask 'sigmoid' or more sources")
+        return self
+
+
+def _published(n_sources: int, activations: tuple[Activation, Activation], **changes: object) -> UNetConfig:
+    encoder, decoder = activations
+    # The published checkpoints hold mean 0 and variance 1 in every norm: they were trained with batch statistics off,
+    # and re-estimating them destroys the model.
+    return UNetConfig.parse(
+        {
+            "n_sources": n_sources,
+            "encoder_activation": encoder,
+            "decoder_activation": decoder,
+            "batch_statistics": False,
+            **changes,
+        },
+        where="a published form",
+    )
+
+
+# The forms that Spleeter publishes. '16kHz' is up to where the network sees the spectrum (1536 bins of
+# 44.1 kHz / 4096); the weights are those of the plain form.
+SPLEETER_2STEMS = _published(2, ("leaky_relu", "relu"))
+SPLEETER_4STEMS = _published(4, ("elu", "elu"))
+SPLEETER_5STEMS = _published(5, ("elu", "elu"), mask="softmax")
+SPLEETER_2STEMS_16KHZ = _published(2, ("leaky_relu", "relu"), bins=1536)
+SPLEETER_4STEMS_16KHZ = _published(4, ("elu", "elu"), bins=1536)
+SPLEETER_5STEMS_16KHZ = _published(5, ("elu", "elu"), mask="softmax", bins=1536)
+# Spleeter's recipe for training on MUSDB18 from nothing: the four-stem form.
+SPLEETER_MUSDB = SPLEETER_4STEMS
+
+PRESETS: dict[str, UNetConfig] = {
+    "2stems": SPLEETER_2STEMS,
+    "4stems": SPLEETER_4STEMS,
+    "5stems": SPLEETER_5STEMS,
+    "2stems-16kHz": SPLEETER_2STEMS_16KHZ,
+    "4stems-16kHz": SPLEETER_4STEMS_16KHZ,
+    "5stems-16kHz": SPLEETER_5STEMS_16KHZ,
+    "musdb_config": SPLEETER_MUSDB,
+}
+
+
+def activate(maps: Float[Array, "*shape"], activation: Activation) -> Float[Array, "*shape"]:
+    """Applies the activation of that name, elementwise."""
+    if activation == "leaky_relu":
+        return nn.leaky_relu(maps, negative_slope=0.2)
+    return nn.relu(maps) if activation == "relu" else nn.elu(maps)
+
+
+class Convolution(nn.Module):
+    """One of the network's three convolutions with its bias: strided down, transposed up, or the mask's dilated one.
+
+    Kernels are initialised as Keras does, He uniform with the fan-in counted from the last axis but one, also where
+    that axis holds the output channels of a transposed convolution.
+
+    Attributes:
+        kind: Which of the three.
+        features: Output channels.
+        kernel_size: Along frames and along bins.
+        form: How it is computed.
+        dtype: What it is computed in; None for that of the parameters and maps.
+    """
+
+    kind: Literal["down", "up", "mask"]
+    features: int
+    kernel_size: int
+    form: ConvolutionForm
+    dtype: jnp.dtype | None
+
+    @nn.compact
+    def __call__(
+        self, maps: Float[Array, "batch frame freq in_channel"]
+    ) -> Float[Array, "batch out_frame out_freq out_channel"]:
+        """Convolves and adds the bias."""
+        size, channels = self.kernel_size, maps.shape[-1]
+        # A transposed convolution keeps its kernel as that of the strided one it is the transpose of: large map first.
+        pair = (self.features, channels) if self.kind == "up" else (channels, self.features)
+        kernel = self.param("kernel", nn.initializers.he_uniform(), (size, size, *pair), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        maps, kernel, bias = nn.dtypes.promote_dtype(maps, kernel, bias, dtype=self.dtype)
+        convolve = {"down": down, "up": up, "mask": mask_convolution}[self.kind]
+        return convolve(maps, kernel, self.form) + bias.reshape(1, 1, 1, -1)
+
+
+class SourceNetwork(nn.Module):
+    """The U-Net of one source: from the mixture's magnitude to the logits of the source's mask.
+
+    Attributes:
+        config: The shape; `n_sources` and `mask` do not matter here.
+        form: How convolutions are computed.
+        dtype: What the network is computed in; None for that of its parameters and input.
+        axis_name: The pmapped axis over which batch statistics are averaged; None for no averaging.
+    """
+
+    config: UNetConfig
+    form: ConvolutionForm
+    dtype: jnp.dtype | None
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self, magnitude: Float[Array, "batch frame freq channel"], *, train: bool
+    ) -> Float[Array, "batch frame freq channel"]:
+        """Runs the encoder, the decoder and the mask layer."""
+        config = self.config
+        depth = len(config.filters)
+        raw = []
+        maps = magnitude
+        for i, features in enumerate(config.filters):
+            # The last block's norm and activation would go nowhere: the decoder starts from its raw convolution.
+            encoder = Encoder(
+                config, self.form, self.dtype, self.axis_name, features, i < depth - 1, name=f"encoder_{i}"
+            )
+            convolved, maps = encoder(maps, train=train)
+            raw.append(convolved)
+        for i, features in enumerate((*config.filters[-2::-1], 1)):
+            rate = config.dropout if i < _DROPOUT_BLOCKS else 0.0
+            decoder = Decoder(config, self.form, self.dtype, self.axis_name, features, rate, name=f"decoder_{i}")
+            decoded = decoder(raw[-1] if i == 0 else maps, train=train)
+            maps = decoded if i == depth - 1 else jnp.concatenate([raw[-2 - i], decoded], axis=-1)
+        return Convolution("mask", config.channels, 4, self.form, self.dtype, name="mask")(maps)
+
+
+class Encoder(nn.Module):
+    """One encoder block: a strided convolution, then batch norm and activation.
+
+    Attributes:
+        config: The shape of the network.
+        form: How the convolution is computed.
+        dtype: What the block is computed in.
+        axis_name: The pmapped axis over which batch statistics are averaged.
+        features: Output channels.
+        normalised: Whether the norm and activation are computed at all.
+    """
+
+    config: UNetConfig
+    form: ConvolutionForm
+    dtype: jnp.dtype | None
+    axis_name: str | None
+    features: int
+    normalised: bool
+
+    @nn.compact
+    def __call__(
+        self, maps: Float[Array, "batch frame freq in_channel"], *, train: bool
+    ) -> tuple[Float[Array, "batch frame/2 freq/2 out_channel"], Float[Array, "batch frame/2 freq/2 out_channel"]]:
+        """Returns the raw convolution, which is what the decoder gets, and what the next block gets."""
+        size = self.config.kernel_size
+        convolved = Convolution("down", self.features, size, self.form, self.dtype, name="conv")(maps)
+        if not self.normalised:
+            return convolved, convolved
+        normalised = batch_norm(self.config, self.dtype, self.axis_name, train=train)(convolved)
+        return convolved, activate(normalised, self.config.encoder_activation)
+
+
+class Decoder(nn.Module):
+    """One decoder block: a transposed convolution, then activation, batch norm and dropout, in this order.
+
+    Attributes:
+        config: The shape of the network.
+        form: How the convolution is computed.
+        dtype: What the block is computed in.
+        axis_name: The pmapped axis over which batch statistics are averaged.
+        features: Output channels.
+        dropout: Rate while training.
+    """
+
+    config: UNetConfig
+    form: ConvolutionForm
+    dtype: jnp.dtype | None
+    axis_name: str | None
+    features: int
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self, maps: Float[Array, "batch frame freq in_channel"], *, train: bool
+    ) -> Float[Array, "batch 2*frame 2*freq out_channel"]:
+        """Doubles frames and bins."""
+        size = self.config.kernel_size
+        convolved = Convolution("up", self.features, size, self.form, self.dtype, name="conv")(maps)
+        activated = activate(convolved, self.config.decoder_activation)
+        normalised = batch_norm(self.config, self.dtype, self.axis_name, train=train)(activated)
+        if train and self.dropout > 0:
+            return nn.Dropout(self.dropout, deterministic=False)(normalised)
+        return normalised
+
+
+def batch_norm(config: UNetConfig, dtype: jnp.dtype | None, axis_name: str | None, *, train: bool) -> nn.BatchNorm:
+    """Returns the batch norm of a block, with the statistics that the config and the mode ask for."""
+    return nn.BatchNorm(
+        use_running_average=not (train and config.batch_statistics),
+        momentum=config.norm_momentum,
+        epsilon=config.norm_epsilon,
+        dtype=dtype,
+        axis_name=axis_name,
+        name="norm",
+    )
+
+
+class UNet(nn.Module):
+    """Spleeter's separation network: one U-Net per source, whose masks multiply the mixture's magnitude.
+
+    Follows Hennequin et al., "Spleeter: a fast and efficient music source separation tool with pre-trained models"
+    (2020) and its code, `spleeter/model/functions/unet.py`, but for one thing: the original computes the norm of the
+    sixth encoder block and drops the result, so this one has no such norm.
+
+    Attributes:
+        config: The shape of the network.
+        form: How convolutions are computed: 'auto' for what is fastest on the platform that it is compiled for,
+            'native' for XLA's own, 'cpu' for the forms that are fast on CPUs.
+        dtype: What the network is computed in; None for that of its parameters and input. Parameters are float32.
+        axis_name: The pmapped axis over which batch statistics are averaged; None for no averaging.
+    """
+
+    config: UNetConfig
+    form: ConvolutionForm = "auto"
+    dtype: jnp.dtype | None = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, magnitude: Magnitude, *, train: bool) -> SourceMagnitude:
+        """Estimates the magnitude of each source.
+
+        Args:
+            magnitude: Of the mixture's STFT, bins from 0 Hz up; linear, not scaled. Frames a multiple of
+                `config.stride`.
+            train: Whether dropout acts (from the 'dropout' key) and norms use and update their batch statistics.
+
+        Returns:
+            Mask times magnitude, one for each source.
+
+        Raises:
+            ConfigError: Frames, bins or channels are not what the config asks for.
+        """
+        config = self.config
+        *batch, frames, bins, channels = magnitude.shape
+        if (bins, channels) != (config.bins, config.channels):
+            raise ConfigError(
+                f"The magnitude has {bins} bins and {channels} channels, and the U-Net's config says {config.bins} and "
+                f"{config.channels}; cut the spectrogram to its first {config.bins} bins, or change the config."
+            )
+        if frames % config.stride or not frames:
+            raise ConfigError(
+                f"The magnitude has {frames} frames, and the U-Net needs a multiple of {config.stride}; "
+                "pad it with zeros."
+            )
+        maps = magnitude.reshape(-1, frames, bins, channels)
+        logits = [
+            SourceNetwork(config, self.form, self.dtype, self.axis_name, name=f"source_{m}")(maps, train=train)
+            for m in range(config.n_sources)
+        ]
+        stacked = jnp.stack(logits, axis=1)
+        masks = jax.nn.sigmoid(stacked) if config.mask == "sigmoid" else jax.nn.softmax(stacked, axis=1)
+        estimates = masks.astype(magnitude.dtype) * maps[:, None]
+        return estimates.reshape(*batch, *estimates.shape[1:])

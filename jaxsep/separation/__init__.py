@@ -1,0 +1,1 @@
+"""Separating: pure estimates, the Separator on arrays, and files through it in a moving window."""

@@ -1,0 +1,230 @@
+"""The Wiener filter in a moving window: one pass of the network, and one more pass over the track for every iteration.
+
+The filter needs statistics of the whole track. They are summed chunk by chunk in float64 on the host; the network's
+magnitudes wait in a temporary file for the passes after the first. The filter itself is in dsp/wiener.py.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float
+
+from jaxsep.dsp.stft import analyse, synthesise
+from jaxsep.dsp.wiener import (
+    SpatialModel,
+    WienerConfig,
+    WienerStatistics,
+    accumulate_statistics,
+    chunk_statistics,
+    filter_step,
+    initial_estimates,
+    spatial_model,
+)
+from jaxsep.errors import ConfigError, SeparationError
+from jaxsep.models.spec import ModelSpec
+from jaxsep.separation.batches import BatchRunner
+from jaxsep.separation.estimate import (
+    ChunkEstimates,
+    Chunks,
+    all_bins,
+    all_finite,
+    describe_not_finite,
+    magnitude_domain,
+    select,
+)
+from jaxsep.separation.window import Chunk, SourceChunk
+from jaxsep.typing import SourceMagnitude, SourceSpectrogram, Spectrogram, Variables
+
+
+class ChunkMagnitudes(NamedTuple):
+    """What the first pass takes from each chunk.
+
+    Attributes:
+        magnitudes: The network's (chunk, source, frame, freq, channel).
+        statistics: Of the filter's initial estimates.
+        finite: Whether each chunk's magnitudes are all finite.
+    """
+
+    magnitudes: Float[Array, "chunk source frame freq channel"]
+    statistics: WienerStatistics
+    finite: Bool[Array, " chunk"]
+
+
+class ChunkStatistics(NamedTuple):
+    """What a pass between the first and the last takes from each chunk.
+
+    Attributes:
+        statistics: Of the estimates so far.
+        finite: Whether they are all finite.
+    """
+
+    statistics: WienerStatistics
+    finite: Bool[Array, " chunk"]
+
+
+class FilteredChunks:
+    """Runs the passes of the Wiener filter over the chunks of a track.
+
+    Attributes:
+        passes: How often the chunks are asked for.
+        runners: One for each pass.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: ModelSpec,
+        config: WienerConfig,
+        sources: tuple[int, ...],
+        *,
+        device: jax.Device,
+        batch_size: int | None,
+    ) -> None:
+        """Prepares the passes; compiles nothing yet.
+
+        Args:
+            network: On magnitudes.
+            spec: What the weights belong to.
+            config: Of the filter: over the whole track, one iteration or more, no residual.
+            sources: Which sources to return.
+            device: Where to run.
+            batch_size: Chunks in one call; None for what is best on the device.
+
+        Raises:
+            ConfigError: If the filter is one that does not stream.
+            SeparationError: If the network works on waveforms.
+        """
+        magnitude_domain(spec)
+        if config.block_frames is not None or config.residual or config.iterations < 1:
+            raise ConfigError(
+                "A Separator filters whole tracks (block_frames=None) in one iteration or more, without a residual; "
+                "use jaxsep.estimate_sources for other forms of the Wiener filter."
+            )
+        runner = partial(BatchRunner, device=device, batch_size=batch_size)
+        shared = {"spec": spec, "config": config}
+        self._spec, self._config = spec, config
+        self._first = runner(partial(_first_pass, network=network, **shared))
+        self._middle = [runner(partial(_middle_pass, **shared)) for _ in range(config.iterations - 1)]
+        self._last = runner(partial(_last_pass, sources=sources, **shared))
+        self.runners = [self._first, *self._middle, self._last]
+        self.passes = len(self.runners)
+
+    def run(
+        self,
+        variables: Variables,
+        reopen: Callable[[], Iterable[Chunk]],
+        report: Callable[[int, int], None],
+        spool_directory: Path | None,
+    ) -> Iterator[SourceChunk]:
+        """Yields the estimates of each chunk in the last pass.
+
+        Args:
+            variables: The model's variables, on the device.
+            reopen: Gives the chunks from the beginning; called once for every pass.
+            report: Called with the number of each chunk that is done, and with that of the passes before.
+            spool_directory: Where the temporary file goes; None for the system's place.
+
+        Raises:
+            SeparationError: If a chunk does not come out finite.
+        """
+        with tempfile.TemporaryFile(dir=spool_directory, prefix=".magnitudes.") as spool:
+            models: tuple[SpatialModel, ...] = ()
+            for number, runner in enumerate(self.runners):
+                chunks = reopen()
+                if number == 0:
+                    results = runner.run(variables, chunks)
+                else:
+                    results = runner.run(models, self._with_magnitudes(chunks, spool))
+                checked = self._checked(results, number, report)
+                if number == self.passes - 1:
+                    yield from (waveforms for waveforms, _ in checked)
+                    return
+                write_to = spool if number == 0 else None
+                statistics = accumulate_statistics(_statistics(checked, write_to))
+                models = (*models, spatial_model(statistics, config=self._config))
+
+    def _checked(
+        self, results: Iterator[tuple[Any, Any]], number: int, report: Callable[[int, int], None]
+    ) -> Iterator[Any]:
+        for index, (_, result) in enumerate(results):
+            if not result.finite:
+                raise SeparationError(describe_not_finite(index, self._spec))
+            yield result
+            report(index, number)
+
+    def _with_magnitudes(self, chunks: Iterable[Chunk], spool: BinaryIO) -> Iterator[tuple[Chunk, np.ndarray]]:
+        transform, _ = magnitude_domain(self._spec)
+        frames = self._spec.chunking.chunk_hop // transform.hop_length
+        shape = (len(self._spec.stems), frames, self._spec.bins, self._spec.channels)
+        spool.seek(0)
+        for chunk in chunks:
+            data = spool.read(int(np.prod(shape)) * np.dtype(np.float32).itemsize)
+            yield chunk, np.frombuffer(data, np.float32).reshape(shape)
+
+
+def _first_pass(
+    variables: Variables, chunks: Chunks, *, network: nn.Module, spec: ModelSpec, config: WienerConfig
+) -> ChunkMagnitudes:
+    spectrogram, in_band = _spectrograms(chunks, spec)
+    magnitudes = network.apply(variables, jnp.abs(in_band), train=False)
+    statistics = chunk_statistics(initial_estimates(magnitudes, in_band, config=config), in_band)
+    # The filter's scale is that of the whole mixture, bins above the model's bandwidth included.
+    peak_power = jnp.square(jnp.abs(spectrogram)).max(axis=(1, 2, 3))
+    return ChunkMagnitudes(magnitudes, statistics._replace(peak_power=peak_power), all_finite(magnitudes))
+
+
+def _middle_pass(
+    models: tuple[SpatialModel, ...], chunks: tuple[Chunks, SourceMagnitude], *, spec: ModelSpec, config: WienerConfig
+) -> ChunkStatistics:
+    spectrogram, in_band = _spectrograms(chunks[0], spec)
+    estimates = _filter(models, chunks[1], in_band, config)
+    peak_power = jnp.square(jnp.abs(spectrogram)).max(axis=(1, 2, 3))
+    statistics = chunk_statistics(estimates, in_band)._replace(peak_power=peak_power)
+    return ChunkStatistics(statistics, all_finite(estimates))
+
+
+def _last_pass(
+    models: tuple[SpatialModel, ...],
+    chunks: tuple[Chunks, SourceMagnitude],
+    *,
+    spec: ModelSpec,
+    config: WienerConfig,
+    sources: tuple[int, ...],
+) -> ChunkEstimates:
+    transform, _ = magnitude_domain(spec)
+    estimates = select(_filter(models, chunks[1], _spectrograms(chunks[0], spec)[1], config), sources)
+    waveforms = synthesise(all_bins(estimates, transform), transform)
+    return ChunkEstimates(waveforms, all_finite(waveforms))
+
+
+def _filter(
+    models: tuple[SpatialModel, ...], magnitudes: SourceMagnitude, in_band: Spectrogram, config: WienerConfig
+) -> SourceSpectrogram:
+    estimates = initial_estimates(magnitudes, in_band, config=config)
+    # One spatial model for all chunks of the track.
+    step = jax.vmap(partial(filter_step, config=config), in_axes=(0, 0, None))
+    for model in models:
+        estimates = step(jax.lax.optimization_barrier(estimates), in_band, model)
+    return estimates
+
+
+def _spectrograms(chunks: Chunks, spec: ModelSpec) -> tuple[Spectrogram, Complex[Array, "chunk frame bin channel"]]:
+    """Returns all bins, and those of the model: above them magnitudes are zero, and so is what is filtered."""
+    transform, _ = magnitude_domain(spec)
+    spectrogram = analyse(chunks, transform)
+    return spectrogram, spectrogram[..., : spec.bins, :]
+
+
+def _statistics(results: Iterator[Any], spool: BinaryIO | None) -> Iterator[WienerStatistics]:
+    """Yields the statistics of each chunk, and puts its magnitudes aside where they are new."""
+    for result in results:
+        if spool is not None:
+            spool.write(np.ascontiguousarray(result.magnitudes).data)
+        yield result.statistics

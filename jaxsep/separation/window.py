@@ -1,0 +1,117 @@
+"""The moving window: blocks in, chunks out; separated chunks in, finished blocks out. Host arrays, bounded memory.
+
+The same cutting and adding as dsp/overlap_add.py, which holds whole tracks.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxsep.dsp.overlap_add import Chunking
+from jaxsep.typing import HostSourceWaveform, HostWaveform
+
+Chunk = Float[np.ndarray, "chunk_time channel"]
+SourceChunk = Float[np.ndarray, "source chunk_time channel"]
+
+
+class ChunkCutter:
+    """Cuts a stream of blocks into chunks.
+
+    Attributes:
+        length: Samples taken so far.
+    """
+
+    def __init__(self, chunking: Chunking, channels: int) -> None:
+        """Starts in front of a track.
+
+        Args:
+            chunking: How to cut.
+            channels: Of the blocks.
+        """
+        self._chunking = chunking
+        self._window = np.zeros((chunking.chunk_length, channels), np.float32)
+        # Positions are counted from the first chunk's start; the lead is zeros that are already there.
+        self._filled = min(chunking.lead, chunking.chunk_length)
+        self._lead_to_come = chunking.lead - self._filled
+        self._chunks = 0
+        self.length = 0
+
+    def push(self, block: HostWaveform) -> Iterator[Chunk]:
+        """Yields the chunks that a further block completes. A chunk is the caller's to keep."""
+        self.length += len(block)
+        if self._lead_to_come:
+            block = np.concatenate([np.zeros((self._lead_to_come, block.shape[1]), np.float32), block])
+            self._lead_to_come = 0
+        yield from self._fill(block)
+
+    def finish(self) -> Iterator[Chunk]:
+        """Yields the remaining chunks, filled with zeros."""
+        missing = self._chunking.count(self.length) - self._chunks if self.length else 0
+        for _ in range(missing):
+            yield from self._fill(np.zeros((len(self._window) - self._filled, self._window.shape[1]), np.float32))
+
+    def _fill(self, block: HostWaveform) -> Iterator[Chunk]:
+        hop, chunk_length = self._chunking.chunk_hop, self._chunking.chunk_length
+        taken = 0
+        while taken < len(block) or self._filled == chunk_length:
+            part = block[taken : taken + chunk_length - self._filled]
+            self._window[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            taken += len(part)
+            if self._filled == chunk_length:
+                chunk = self._window.copy()
+                self._window[: chunk_length - hop] = chunk[hop:]
+                self._filled = chunk_length - hop
+                self._chunks += 1
+                yield chunk
+
+
+class OverlapAdder:
+    """Adds separated chunks and gives back what no later chunk can change."""
+
+    def __init__(self, chunking: Chunking, sources: int, channels: int) -> None:
+        """Starts in front of a track.
+
+        Args:
+            chunking: How the chunks were cut.
+            sources: Of the chunks.
+            channels: Of the chunks.
+        """
+        self._chunking = chunking
+        overlap = chunking.chunk_length - chunking.chunk_hop
+        self._tail = np.zeros((sources, overlap, channels), np.float32)
+        self._tail_weights = np.zeros(overlap)
+        self._to_drop = chunking.lead
+
+    def add(self, chunk: SourceChunk) -> HostSourceWaveform:
+        """Adds the next chunk and returns the samples that it finishes, those of the lead dropped."""
+        hop = self._chunking.chunk_hop
+        if self._chunking.window == "none":
+            total = self._with_tail(chunk)
+            finished = total[:, :hop]
+        else:
+            weights = self._chunking.weights
+            total = self._with_tail(chunk * weights.astype(np.float32)[:, None])
+            summed = weights.copy()
+            summed[: len(self._tail_weights)] += self._tail_weights
+            finished = total[:, :hop] / summed[:hop, None].astype(np.float32)
+            self._tail_weights = summed[hop:]
+        self._tail = total[:, hop:].copy()
+        return self._without_lead(finished)
+
+    def finish(self) -> HostSourceWaveform:
+        """Returns what the last chunk holds beyond its hop."""
+        if self._chunking.window == "none":
+            return self._without_lead(self._tail)
+        return self._without_lead(self._tail / self._tail_weights[:, None].astype(np.float32))
+
+    def _with_tail(self, chunk: SourceChunk) -> SourceChunk:
+        total = np.array(chunk)
+        total[:, : self._tail.shape[1]] += self._tail
+        return total
+
+    def _without_lead(self, finished: SourceChunk) -> HostSourceWaveform:
+        dropped = min(self._to_drop, finished.shape[1])
+        self._to_drop -= dropped
+        return finished[:, dropped:]

@@ -1,0 +1,306 @@
+"""jaxsep's own checkpoints: a spec and its variables, as one safetensors file or as an Orbax folder.
+
+Both carry a sha256 of the arrays and one of the spec, verified at load: both formats would load a flipped bit without a
+word.
+The catalogue of published checkpoints is in `pretrained.py`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep.models.spec import ModelSpec
+from jaxsep.typing import Variables
+from jaxsep.weights.tree import expected_shapes, flatten, mismatches, unflatten
+
+StorageType = Literal["float32", "float16"]
+
+_RECORD = "jaxsep.json"
+_ARRAYS = "arrays"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Weights, ready to run.
+
+    Attributes:
+        spec: What they belong to and how to run it.
+        variables: Nested dicts of float32 arrays, whatever type they are stored in.
+        sha256: Of the arrays as they are stored; see `hash_arrays`.
+    """
+
+    spec: ModelSpec
+    variables: Variables
+    sha256: str
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    spec: ModelSpec,
+    variables: Variables,
+    *,
+    dtype: StorageType | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Writes a checkpoint under a temporary name beside `path` and renames it when it is complete.
+
+    Args:
+        path: A file that ends in '.safetensors', or else a folder, which Orbax writes.
+        spec: What the variables belong to.
+        variables: Nested mappings of arrays, just those that the model needs.
+        dtype: What to store the arrays in; None for what they are in.
+        overwrite: Whether to replace a checkpoint that is already there.
+
+    Returns:
+        The sha256 of the arrays.
+
+    Raises:
+        CheckpointError: There is something at `path`, the variables do not fit the spec, or a value cannot be stored.
+    """
+    path = Path(path)
+    arrays = {name: _as_stored(name, leaf, dtype) for name, leaf in flatten(variables).items()}
+    _check_shapes(spec, {name: array.shape for name, array in arrays.items()}, where=f"the variables for {path}")
+    sha256 = hash_arrays(arrays)
+    described = spec.model_dump(mode="json")
+    record = {"format": "jaxsep", "sha256": sha256, "spec_sha256": _hash_spec(described)}
+    if path.suffix == ".safetensors":
+        with _replacing(path, overwrite) as temporary, temporary.open("xb") as file:
+            file.write(_header(arrays, {**record, "spec": _canonical(described)}))
+            for array in arrays.values():
+                file.write(_little_endian(array))
+            file.flush()
+            os.fsync(file.fileno())
+    else:
+        from orbax.checkpoint import v1 as ocp
+
+        with _replacing(path, overwrite) as temporary:
+            temporary.mkdir()
+            ocp.save(temporary.absolute() / _ARRAYS, unflatten(arrays))
+            text = json.dumps({**record, "spec": described}, indent=2, ensure_ascii=False)
+            (temporary / _RECORD).write_text(text + "\n", encoding="utf-8")
+    return sha256
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a checkpoint and verifies it.
+
+    Args:
+        path: What `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: It is missing, of another format, newer than this jaxsep, damaged, or does not match its own
+            spec leaf for leaf.
+    """
+    path = Path(path)
+    with _reported(path):
+        spec, sha256 = _read_record(path)
+        read = _read_folder if path.is_dir() else _read_file
+        arrays = read(path, spec)
+    if hash_arrays(arrays) != sha256:
+        raise CheckpointError(f"{path} is damaged: its arrays do not match its sha256; get it anew.")
+    # One type for all that runs them, and the exact values: float16 fits into float32.
+    leaves = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+    return Checkpoint(spec, unflatten(leaves), sha256)
+
+
+def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
+    """Reads what a checkpoint is, without its arrays.
+
+    Args:
+        path: What `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: It is missing, of another format, newer than this jaxsep, or its spec is damaged.
+    """
+    path = Path(path)
+    with _reported(path):
+        return _read_record(path)[0]
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a checkpoint of jaxsep's own at `path`, intact or not."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / _RECORD).is_file()
+    try:
+        with _reported(path):
+            return "spec" in _metadata(path)
+    except CheckpointError:
+        return False
+
+
+def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the sha256 of names, types, shapes and little-endian bytes, in order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}\0{array.dtype.name}\0{','.join(map(str, array.shape))}\0".encode())
+        digest.update(_little_endian(array))
+    return digest.hexdigest()
+
+
+def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Returns what a safetensors file starts with.
+
+    The library orders its metadata at random; this way the same weights make the same file.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": {"float32": "F32", "float16": "F16"}[array.dtype.name],
+            "shape": array.shape,
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _little_endian(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
+
+
+def _as_stored(name: str, leaf: Any, dtype: StorageType | None) -> np.ndarray:
+    array = np.asarray(leaf)
+    stored = dtype or array.dtype.name
+    if stored not in ("float32", "float16") or array.dtype.kind != "f":
+        raise CheckpointError(
+            f"'{name}' is {array.dtype.name}, to be stored as {stored}; checkpoints hold float32 or float16."
+        )
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(array, stored).reshape(array.shape)
+    if not np.isfinite(converted).all():
+        known = "is not finite" if not np.isfinite(array).all() else f"holds values beyond the range of {stored}"
+        raise CheckpointError(f"'{name}' {known}; the checkpoint is not written.")
+    return converted
+
+
+def _check_shapes(spec: ModelSpec, found: Mapping[str, tuple[int, ...]], *, where: str) -> None:
+    try:
+        expected = expected_shapes(spec)
+    except ConfigError as error:
+        raise CheckpointError(f"The spec of '{spec.name}' contradicts itself: {error}") from None
+    if difference := mismatches(found, expected):
+        raise CheckpointError(f"The arrays of {where} do not match the model: {difference}.")
+
+
+@contextmanager
+def _replacing(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Gives a path beside `path` to write to, and moves what is there to `path` once it is complete."""
+    if path.exists():
+        if not overwrite:
+            raise CheckpointError(f"{path} exists; choose another name, or say that it may be overwritten.")
+        if path.is_dir() and not (path / _RECORD).is_file():
+            raise CheckpointError(
+                f"{path} is a folder but no checkpoint, so it is not overwritten; choose another name."
+            )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from None
+    try:
+        temporary = workplace / path.name
+        yield temporary
+        if path.is_dir():
+            # A folder cannot be renamed onto another: the old one steps aside, and back if that fails.
+            path.rename(workplace / "replaced")
+            try:
+                temporary.rename(path)
+            except OSError:
+                (workplace / "replaced").rename(path)
+                raise
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong while a file is read into one sentence."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except Exception as error:
+        # Safetensors, TensorStore and Orbax have no common class for damage, and its kind is not known beforehand.
+        reason = (str(error).splitlines() or [""])[0].removesuffix(".")[:200] or type(error).__name__
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}.") from None
+
+
+def _read_record(path: Path) -> tuple[ModelSpec, str]:
+    """Returns the verified spec, and the sha256 that the arrays must have."""
+    if path.is_dir():
+        if not (path / _RECORD).is_file():
+            raise CheckpointError(
+                f"{path} is no checkpoint of jaxsep: it holds no {_RECORD}; `jaxsep convert` makes one."
+            )
+        record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+    else:
+        record = dict(_metadata(path))
+        if "spec" not in record:
+            raise CheckpointError(f"{path} is no checkpoint of jaxsep: it holds no spec; `jaxsep convert` makes one.")
+        record["spec"] = json.loads(record["spec"])
+    if not isinstance(record, dict) or not isinstance(record.get("spec"), dict):
+        raise CheckpointError(f"{path} is no checkpoint of jaxsep: its record is not a JSON object with a spec.")
+    try:
+        spec = ModelSpec.parse(record["spec"], where=f"The spec of {path}")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    if record.get("format") != "jaxsep" or record.get("spec_sha256") != _hash_spec(record["spec"]):
+        raise CheckpointError(f"{path} is damaged: its spec does not match its sha256; get it anew.")
+    if not isinstance(record.get("sha256"), str):
+        raise CheckpointError(f"{path} is damaged: it says no sha256 of its arrays; get it anew.")
+    return spec, record["sha256"]
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    import safetensors
+
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
+
+
+def _read_file(path: Path, spec: ModelSpec) -> dict[str, np.ndarray]:
+    import safetensors
+
+    with safetensors.safe_open(path, framework="numpy") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        _check_shapes(spec, shapes, where=str(path))
+        return {name: file.get_tensor(name) for name in shapes}
+
+
+def _read_folder(path: Path, spec: ModelSpec) -> dict[str, np.ndarray]:
+    from orbax.checkpoint import v1 as ocp
+
+    folder = path.absolute() / _ARRAYS
+    stored = flatten(ocp.metadata(folder).metadata)
+    _check_shapes(spec, {name: tuple(leaf.shape) for name, leaf in stored.items()}, where=str(path))
+    # Host arrays wherever they were saved from; a view of one zero says what is wanted and takes no memory.
+    wanted = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}
+    return {name: np.asarray(leaf) for name, leaf in flatten(ocp.load(folder, unflatten(wanted))).items()}
+
+
+def _hash_spec(described: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(described).encode()).hexdigest()
+
+
+def _canonical(described: Mapping[str, Any]) -> str:
+    return json.dumps(described, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

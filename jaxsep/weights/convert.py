@@ -1,0 +1,110 @@
+"""Conversion: weights of another program, or a jaxsep checkpoint in its other form, to a jaxsep checkpoint.
+
+The formats are read in `readers.py`; what names mean is in the rules of each family.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxsep.errors import CheckpointError, nearest
+from jaxsep.models.spec import ModelSpec
+from jaxsep.weights import spleeter
+from jaxsep.weights.checkpoint import (
+    Checkpoint,
+    StorageType,
+    hash_arrays,
+    is_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from jaxsep.weights.mapping import Publication, Rule, apply
+from jaxsep.weights.readers import read_weights, weight_files
+from jaxsep.weights.tensorflow_bundle import is_tensorflow_bundle
+from jaxsep.weights.tree import expected_shapes, flatten
+
+
+class ForeignFamily(NamedTuple):
+    """What is known of another program's weights.
+
+    Attributes:
+        recognise: Called as `recognise(arrays, name=..., where=...)`: finds the spec and the rules for them.
+        published: Known weights by the sha256 of their variables in float32.
+    """
+
+    recognise: Callable[..., tuple[ModelSpec, list[Rule]]]
+    published: Mapping[str, Publication]
+
+
+FOREIGN_FAMILIES: dict[str, ForeignFamily] = {
+    "spleeter": ForeignFamily(spleeter.from_foreign, spleeter.PUBLISHED),
+}
+
+
+def convert(
+    source: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str],
+    family: str | None = None,
+    dtype: StorageType = "float32",
+    name: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> Checkpoint:
+    """Writes a jaxsep checkpoint from other weights.
+
+    Args:
+        source: A TensorFlow checkpoint, PyTorch file, pickled numpy arrays or a folder of them, or a jaxsep checkpoint.
+        output: A file that ends in '.safetensors', or else a folder for Orbax.
+        family: Which program the weights come from, a key of `FOREIGN_FAMILIES`; not needed for jaxsep's own.
+        dtype: What to store the arrays in.
+        name: What to call the model; None for the name of the published form, or for the one that it has.
+        licence: Of the weights; None for the one that is known for published weights, or for the one that they have.
+        overwrite: Whether to replace a checkpoint at `output`.
+
+    Returns:
+        What was written, read back.
+
+    Raises:
+        CheckpointError: The source cannot be read or does not fit, or the output cannot be written.
+    """
+    source = Path(source)
+    if is_checkpoint(source):
+        checkpoint = load_checkpoint(source)
+        spec, variables = checkpoint.spec, checkpoint.variables
+        if family is not None and family != spec.family:
+            raise CheckpointError(
+                f"{source} is a jaxsep checkpoint of family '{spec.family}', not '{family}'; leave it out."
+            )
+        changes = {"name": name, "licence": licence}
+    else:
+        if not source.exists() and not is_tensorflow_bundle(source):
+            raise CheckpointError(f"There are no weights at {source}; give a file, a folder, or a TensorFlow prefix.")
+        if family is None:
+            names = ", ".join(FOREIGN_FAMILIES)
+            raise CheckpointError(f"{source} is no jaxsep checkpoint; say which family it is of ({names}).")
+        if family not in FOREIGN_FAMILIES:
+            raise CheckpointError(f"There are no rules for '{family}'.{nearest(family, FOREIGN_FAMILIES)}")
+        arrays = read_weights(source)
+        spec, rules = FOREIGN_FAMILIES[family].recognise(arrays, name=name, where=str(source))
+        variables = apply(rules, arrays, expected_shapes(spec), where=str(source))
+        known = FOREIGN_FAMILIES[family].published.get(hash_arrays(flatten(variables)))
+        origin = f"converted from {describe_source(source)}"
+        changes = {
+            "licence": licence or (known.licence if known else None),
+            "provenance": f"{known.description}; {origin}" if known else origin,
+        }
+    spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    save_checkpoint(output, spec, variables, dtype=dtype, overwrite=overwrite)
+    return load_checkpoint(output)
+
+
+def describe_source(source: str | os.PathLike[str]) -> str:
+    """Returns the names of the files that hold a source's arrays, each with its sha256."""
+    descriptions = []
+    for path in weight_files(source):
+        with path.open("rb") as file:
+            descriptions.append(f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()})")
+    return ", ".join(descriptions)
