@@ -180,7 +180,8 @@ def compression(format: str, bitrate_kbps: int | None, sample_rate: int) -> tupl
     if format == "mp3":
         bitrates = MP3_BITRATES_KBPS[sample_rate]
         bitrate = min(_DEFAULT_BITRATE_KBPS, bitrates[-1]) if bitrate_kbps is None else bitrate_kbps
-        # libsndfile sets LAME to highest - level * (highest - lowest), and LAME takes the nearest bitrate that exists.
+        # libsndfile sets LAME to the integer part of highest - level * (highest - lowest), which in double precision is
+        # exactly each bitrate of the tables.
         return (bitrates[-1] - bitrate) / (bitrates[-1] - bitrates[0]), "CONSTANT"
     if format == "ogg":
         bitrate = _DEFAULT_BITRATE_KBPS if bitrate_kbps is None else bitrate_kbps

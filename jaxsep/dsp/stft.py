@@ -12,7 +12,7 @@ inverse:
   the inverse divides by the overlap-added squared window.
 """
 
-from functools import cache
+import functools
 from typing import Literal
 
 import jax.numpy as jnp
@@ -170,13 +170,14 @@ def synthesise(spectrogram: Spectrogram, config: STFTConfig) -> Waveform:
     framed = framed * _like(window, framed)
     parts = jnp.split(framed, overlap, axis=-1)
     rank = framed.ndim - 2
-    hops = sum(
+    shifted = (
         jnp.pad(part, [(0, 0)] * rank + [(shift, overlap - 1 - shift), (0, 0)]) for shift, part in enumerate(parts)
     )
+    hops = functools.reduce(jnp.add, shifted)
     return jnp.swapaxes(hops.reshape(*hops.shape[:-2], -1), -1, -2)
 
 
-@cache
+@functools.cache
 def _window(n_fft: int) -> np.ndarray:
     """Periodic Hann in float64; computed outside of jit, where it is a constant."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)

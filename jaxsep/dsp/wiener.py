@@ -76,8 +76,7 @@ class SpatialModel(NamedTuple):
     Attributes:
         covariances: R_j, the spatial covariances.
         products: R_j adj(R_k) for each pair of sources; None unless there are two channels.
-        determinants: The traces of the products, not negative: 2 det(R_j) for j = k. None unless there are two
-            channels.
+        determinants: The traces of those products, not negative: 2 det(R_j) for j = k. None like them.
         scale: What mixture and estimates are divided by.
     """
 
@@ -150,8 +149,7 @@ def initial_estimates(magnitudes: SourceMagnitude, mixture: Spectrogram, *, conf
 def chunk_statistics(estimates: Estimates, mixture: Spectrogram) -> WienerStatistics:
     """Sums over the frames of a chunk, or of a whole track, what the next iteration has to know of them.
 
-    Frames that only fill up a chunk have to be zero in both arrays. Where a config has `block_frames` a block is a
-    track.
+    Frames that only fill up a chunk have to be zero in both arrays. With `block_frames` each block is a track.
 
     Args:
         estimates: The estimates before that iteration.
@@ -196,15 +194,13 @@ def spatial_model(statistics: WienerStatistics, *, config: WienerConfig) -> Spat
     eps m^2 in the place of eps.
 
     Args:
-        statistics: Of all frames: arrays of the device, or of the host in float64, which is then kept up to the
-            result.
+        statistics: Of all frames: arrays of the device, or of the host in float64, which is kept up to the result.
         config: Gives `eps` and `scale_reference`.
     """
     xp: Any = np if isinstance(statistics.covariances, np.ndarray) else jnp
     reference = config.scale_reference
     # The root of at least reference^2 is differentiable where the mixture is silent.
-    scale = xp.sqrt(xp.maximum(statistics.peak_power, reference**2)) / reference
-    scale = xp.maximum(scale, 1.0)
+    scale = xp.maximum(xp.sqrt(xp.maximum(statistics.peak_power, reference**2)) / reference, 1.0)
     channels = statistics.covariances.shape[-1]
     power = xp.trace(statistics.covariances, axis1=-2, axis2=-1).real / channels
     weight = power + config.eps * (scale**2)[..., None, None]
@@ -219,9 +215,7 @@ def spatial_model(statistics: WienerStatistics, *, config: WienerConfig) -> Spat
 
 
 def filter_step(estimates: Estimates, mixture: Spectrogram, model: SpatialModel, *, config: WienerConfig) -> Estimates:
-    """Filters the mixture once: y_j = v_j R_j C^-1 x with C = s I + sum_k v_k R_k and s = sqrt(eps).
-
-    Frames are independent.
+    """Filters each frame of the mixture once: y_j = v_j R_j C^-1 x with C = s I + sum_k v_k R_k and s = sqrt(eps).
 
     Two channels are solved in closed form. C is all but singular wherever the sources stand at one place, as in a
     mono recording, so that s would drown in a determinant or an adjugate formed from its entries. Instead, adj being
@@ -255,9 +249,9 @@ def filter_step(estimates: Estimates, mixture: Spectrogram, model: SpatialModel,
 def _filter_one_channel(
     powers: list[Array], mixture: Spectrogram, model: SpatialModel, noise: float
 ) -> list[Spectrogram]:
-    covariances = [covariance[..., 0, 0].real[..., None, :] for covariance in _along(model.covariances, -4)]
+    covariances = _along(model.covariances[..., 0, 0].real[..., None, :], -3)
     parts = [power * covariance for power, covariance in zip(powers, covariances, strict=True)]
-    denoised = mixture / (noise + sum(parts))[..., None]
+    denoised = mixture / sum(parts, start=jnp.asarray(noise))[..., None]
     return [part[..., None] * denoised for part in parts]
 
 
@@ -268,10 +262,7 @@ def _filter_two_channels(
     sources = range(len(powers))
     # Per bin, broadcast over frames.
     determinants = [[model.determinants[..., j, k, None, :] for k in sources] for j in sources]
-    traces = [
-        (model.covariances[..., j, :, 0, 0].real + model.covariances[..., j, :, 1, 1].real)[..., None, :]
-        for j in sources
-    ]
+    traces = _along(jnp.trace(model.covariances, axis1=-2, axis2=-1).real[..., None, :], -3)
     determinant: Any = noise**2
     for j in sources:
         determinant = determinant + powers[j] * (noise * traces[j] + 0.5 * powers[j] * determinants[j][j])
@@ -306,22 +297,18 @@ def _filter_two_channels(
 def _filter_any_channels(
     powers: list[Array], mixture: Spectrogram, model: SpatialModel, noise: float
 ) -> list[Spectrogram]:
-    covariances = [covariance[..., None, :, :, :] for covariance in _along(model.covariances, -4)]
-    total: Any = sum(power[..., None, None] * covariance for power, covariance in zip(powers, covariances, strict=True))
+    covariances = _along(model.covariances[..., None, :, :, :], -5)
+    parts = [power[..., None, None] * covariance for power, covariance in zip(powers, covariances, strict=True)]
     identity = jnp.eye(mixture.shape[-1], dtype=mixture.dtype)
-    total = total + noise * lax.broadcast(identity, total.shape[:-2])
+    total = noise * lax.broadcast(identity, parts[0].shape[:-2]) + sum(parts)
     whitened = jnp.linalg.solve(total, mixture[..., None])
-    return [
-        power[..., None] * _multiply(covariance, whitened)[..., 0]
-        for power, covariance in zip(powers, covariances, strict=True)
-    ]
+    return [_multiply(part, whitened)[..., 0] for part in parts]
 
 
 def _principal_basis(mixture: Spectrogram) -> Complex[Array, "*batch freq channel channel"]:
     """Returns the eigenvectors of sum x x^H for two channels, else the identity."""
-    channels = mixture.shape[-1]
-    if channels != 2:
-        identity = jnp.eye(channels, dtype=mixture.dtype)
+    if mixture.shape[-1] != 2:
+        identity = jnp.eye(mixture.shape[-1], dtype=mixture.dtype)
         return lax.broadcast(identity, (*mixture.shape[:-3], mixture.shape[-2]))
     # Any unitary basis gives the same filter, so there is nothing to differentiate.
     first, second, real, imag = _sum_pairs(*_along(lax.stop_gradient(mixture), -1))
@@ -338,9 +325,9 @@ def _principal_basis(mixture: Spectrogram) -> Complex[Array, "*batch freq channe
     smaller = jnp.where(difference == 0, larger, smaller)
     cosine, sine = jnp.where(difference >= 0, larger, smaller), jnp.where(difference >= 0, smaller, larger)
     norm = jnp.where(cross > 0, cross, 1.0)
-    phase = lax.complex(jnp.where(cross > 0, real / norm, 1.0), -imag / norm)
-    cosine = cosine.astype(phase.dtype)
-    rows = [[cosine, -sine * jnp.conj(phase)], [sine * phase, cosine]]
+    sine = sine * lax.complex(jnp.where(cross > 0, real / norm, 1.0), -imag / norm)
+    cosine = cosine.astype(sine.dtype)
+    rows = [[cosine, -jnp.conj(sine)], [sine, cosine]]
     return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
@@ -374,8 +361,7 @@ def _sum_pairs(first: Array, second: Array) -> list[Array]:
 
 def _partial_sum(values: Array, axis: int = -2) -> Array:
     """Sums over frames in two levels."""
-    frames = values.shape[axis]
-    whole = frames - frames % _FRAMES_PER_PARTIAL_SUM
+    whole = values.shape[axis] // _FRAMES_PER_PARTIAL_SUM * _FRAMES_PER_PARTIAL_SUM
     main, rest = jnp.split(values, [whole], axis)
     position = values.ndim + axis
     main = main.reshape(*values.shape[:position], -1, _FRAMES_PER_PARTIAL_SUM, *values.shape[position + 1 :])
@@ -384,10 +370,8 @@ def _partial_sum(values: Array, axis: int = -2) -> Array:
 
 def _split_frames(values: Array, block_frames: int) -> Array:
     """Cuts the frames into blocks, a new axis in front; the last is filled up with silence, which adds to no sum."""
-    frames = values.shape[-3]
-    padding = [(0, 0)] * values.ndim
-    padding[-3] = (0, -frames % block_frames)
-    padded = jnp.pad(values, padding)
+    fill = (0, -values.shape[-3] % block_frames)
+    padded = jnp.pad(values, [(0, 0)] * (values.ndim - 3) + [fill, (0, 0), (0, 0)])
     return padded.reshape(*values.shape[:-3], -1, block_frames, *values.shape[-2:])
 
 

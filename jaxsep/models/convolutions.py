@@ -13,8 +13,9 @@ U-Net; the ratios matter, not the milliseconds.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import jax
@@ -164,6 +165,10 @@ mask_convolution.defvjp(_mask_forward, _mask_backward)
 
 # --- Which form, by shape.
 
+# Small-map pixels from which Winograd's form pays: with fewer, transforming the kernel takes as long as the
+# multiplications that it saves. It also takes XLA about a second to compile, each time that a network uses it.
+_WINOGRAD_PIXELS = 2048
+
 
 def _down_on_cpu(large: Array, kernel: Array) -> Array:
     if kernel.shape[:2] != (5, 5):
@@ -171,8 +176,7 @@ def _down_on_cpu(large: Array, kernel: Array) -> Array:
     batch, height, width, a = large.shape
     if a == 2:
         return _down_folded(large, kernel)
-    # Below, transforming the kernel takes longer than the multiplications that it saves.
-    if a >= 128 and batch * height * width >= 4 * 512 and height % 4 == 0 and width % 4 == 0:
+    if a >= 128 and batch * height * width >= 4 * _WINOGRAD_PIXELS and height % 4 == 0 and width % 4 == 0:
         return _down_winograd(large, kernel)
     return _down_native(large, kernel)
 
@@ -184,10 +188,11 @@ def _up_on_cpu(small: Array, kernel: Array) -> Array:
     a = kernel.shape[2]
     if a <= 16:
         return _up_subpixel(small, kernel)
-    if a >= 128 and batch * height * width < 256:
-        return _up_overlap_add(small, kernel)
-    if a >= 64 and height % 2 == 0 and width % 2 == 0:
+    pixels = batch * height * width
+    if a >= 64 and pixels >= _WINOGRAD_PIXELS and height % 2 == 0 and width % 2 == 0:
         return _up_winograd(small, kernel)
+    if a >= 128:
+        return _up_overlap_add(small, kernel)
     return _up_row_phases(small, kernel)
 
 
@@ -237,6 +242,10 @@ def _mask_native(maps: Array, kernel: Array) -> Array:
 
 def _mask_native_transposed(gradient: Array, kernel: Array) -> Array:
     return _mask_native(gradient, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+
+
+def _add(terms: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)
 
 
 # --- Few channels.
@@ -316,20 +325,17 @@ def _mask_stencil(maps: Array, kernel: Array) -> Array:
     _, height, width, _ = maps.shape
     padded = jnp.pad(maps, ((0, 0), (3, 3), (3, 3), (0, 0)))
     taps = kernel.reshape(4, 4, 1, 1, 1, -1)
-    return sum(
-        padded[:, 2 * i : 2 * i + height, 2 * j : 2 * j + width] * taps[i, j] for i in range(4) for j in range(4)
-    )
+    places = itertools.product(range(4), repeat=2)
+    return _add(padded[:, 2 * i : 2 * i + height, 2 * j : 2 * j + width] * taps[i, j] for i, j in places)
 
 
 def _mask_stencil_transposed(gradient: Array, kernel: Array) -> Array:
     """The mirrored stencil, summed over channels: the automatic derivative of `_mask_stencil` is no single loop."""
     _, height, width, channels = gradient.shape
     padded = jnp.pad(gradient, ((0, 0), (3, 3), (3, 3), (0, 0)))
-    return sum(
+    return _add(
         padded[:, 6 - 2 * i : 6 - 2 * i + height, 6 - 2 * j : 6 - 2 * j + width, k : k + 1] * kernel[i, j, 0, k]
-        for i in range(4)
-        for j in range(4)
-        for k in range(channels)
+        for i, j, k in itertools.product(range(4), range(4), range(channels))
     )
 
 
@@ -354,8 +360,8 @@ def _up_row_phases(small: Array, kernel: Array) -> Array:
 def _up_overlap_add(small: Array, kernel: Array) -> Array:
     """Multiplies every pixel with the whole kernel, one matrix product, and adds the 25 products up where they belong.
 
-    For a few hundred pixels of many channels (the innermost decoder block of one segment), where reading the kernel is
-    most of the work: twice as fast as the native form, 1.5 times as fast as Winograd's.
+    For few pixels of many channels (the innermost decoder blocks), where reading the kernel is much of the work: 1.5
+    to 2 times as fast as the native form.
     """
     batch, height, width, b = small.shape
     a = kernel.shape[2]
@@ -369,7 +375,7 @@ def _up_overlap_add(small: Array, kernel: Array) -> Array:
     def phases(taps: list[Array], axis: int) -> list[Array]:
         by = (1, 0, -1)
         return [
-            sum(shift(taps[tap], by[i], axis) for i, tap in enumerate(order) if tap is not None) for order in _UP_TAPS
+            _add(shift(taps[tap], by[i], axis) for i, tap in enumerate(order) if tap is not None) for order in _UP_TAPS
         ]
 
     rows = []
@@ -391,7 +397,7 @@ _WINOGRAD_OUTPUT = ((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))
 def _combine(factors: Sequence[float], terms: Sequence[Array | None]) -> Array:
     """Returns the sum of factors times terms, of those that are there."""
     pairs = [(factor, term) for factor, term in zip(factors, terms, strict=True) if factor and term is not None]
-    return functools.reduce(jnp.add, [term if factor == 1 else factor * term for factor, term in pairs])
+    return _add(term if factor == 1 else factor * term for factor, term in pairs)
 
 
 def _winograd_kernel(kernel: Array, taps: Sequence[Sequence[int | None]]) -> dict[tuple[int, int, int, int], Array]:
@@ -421,7 +427,7 @@ def _winograd_tiles(padded: Array, axis: int, start: int, step: int, tiles: int)
 
 
 def _up_winograd(small: Array, kernel: Array) -> Array:
-    """Winograd's form of `up`: 1.5 times as fast as the other forms from 128 channels on, less below."""
+    """Winograd's form of `up`: 1.1 to 1.5 times as fast as the next best form from 64 channels on, slower below."""
     batch, height, width, b = small.shape
     a = kernel.shape[2]
     tiles = (batch, height // 2, width // 2)
@@ -453,7 +459,10 @@ def _up_winograd(small: Array, kernel: Array) -> Array:
 
 
 def _down_winograd(large: Array, kernel: Array) -> Array:
-    """Winograd's form of `down`: 1.3 to 1.6 times as fast as the native form from 128 channels on, slower below."""
+    """Winograd's form of `down`: 1.3 to 1.6 times as fast as the native form from 128 channels on, slower below.
+
+    The phases of the large map add up, so each plane is one matrix product over the channels of all of them.
+    """
     batch, height, width, _ = large.shape
     b = kernel.shape[3]
     tiles = (batch, height // 4, width // 4)
@@ -468,7 +477,6 @@ def _down_winograd(large: Array, kernel: Array) -> Array:
     products = [[jnp.zeros(())] * 4 for _ in range(4)]
     for u in range(4):
         for v in range(4):
-            # The phases add up, so they are one longer sum of a matrix product.
             keys = [key for key in kernels if key[2:] == (u, v)]
             stacked = jnp.concatenate([inputs[key] for key in keys], axis=-1)
             matrix = jnp.concatenate([kernels[key] for key in keys], axis=0)

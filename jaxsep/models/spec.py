@@ -96,16 +96,16 @@ class ModelSpec(Config):
         family = FAMILIES.get(self.family)
         if family is None or not isinstance(self.config, family.config):
             raise ValueError(f"config {type(self.config).__name__} is not that of family '{self.family}'")
-        if getattr(self.config, "n_sources", len(self.stems)) != len(self.stems):
-            raise ValueError(f"{len(self.stems)} stems are named but the config has {self.config.n_sources} sources")
+        n_sources = getattr(self.config, "n_sources", len(self.stems))
+        if n_sources != len(self.stems):
+            raise ValueError(f"{len(self.stems)} stems are named but the config has {n_sources} sources")
         if family.domain == "waveform":
             return self
         if self.stft is None or self.masks is None:
             raise ValueError(f"family '{self.family}' works on magnitudes and needs 'stft' and 'masks'")
-        if self.bins != self.config.bins:
-            raise ValueError(
-                f"bandwidth_hz (= {self.bandwidth_hz}) is bin {self.bins}, but the config has {self.config.bins} bins"
-            )
+        bins = getattr(self.config, "bins", self.bins)
+        if self.bins != bins:
+            raise ValueError(f"bandwidth_hz (= {self.bandwidth_hz}) is bin {self.bins}, but the config has {bins} bins")
         overlap = self.stft.n_fft - self.stft.hop_length
         if (
             self.chunking.chunk_hop % self.stft.hop_length

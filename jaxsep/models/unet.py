@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pydantic
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxsep.config import Config
@@ -132,7 +133,7 @@ class Convolution(nn.Module):
     features: int
     kernel_size: int
     form: ConvolutionForm
-    dtype: jnp.dtype | None
+    dtype: DTypeLike | None
 
     @nn.compact
     def __call__(
@@ -161,7 +162,7 @@ class SourceNetwork(nn.Module):
 
     config: UNetConfig
     form: ConvolutionForm
-    dtype: jnp.dtype | None
+    dtype: DTypeLike | None
     axis_name: str | None
 
     @nn.compact
@@ -202,7 +203,7 @@ class Encoder(nn.Module):
 
     config: UNetConfig
     form: ConvolutionForm
-    dtype: jnp.dtype | None
+    dtype: DTypeLike | None
     axis_name: str | None
     features: int
     normalised: bool
@@ -234,7 +235,7 @@ class Decoder(nn.Module):
 
     config: UNetConfig
     form: ConvolutionForm
-    dtype: jnp.dtype | None
+    dtype: DTypeLike | None
     axis_name: str | None
     features: int
     dropout: float
@@ -253,7 +254,7 @@ class Decoder(nn.Module):
         return normalised
 
 
-def batch_norm(config: UNetConfig, dtype: jnp.dtype | None, axis_name: str | None, *, train: bool) -> nn.BatchNorm:
+def batch_norm(config: UNetConfig, dtype: DTypeLike | None, axis_name: str | None, *, train: bool) -> nn.BatchNorm:
     """Returns the batch norm of a block, with the statistics that the config and the mode ask for."""
     return nn.BatchNorm(
         use_running_average=not (train and config.batch_statistics),
@@ -282,7 +283,7 @@ class UNet(nn.Module):
 
     config: UNetConfig
     form: ConvolutionForm = "auto"
-    dtype: jnp.dtype | None = None
+    dtype: DTypeLike | None = None
     axis_name: str | None = None
 
     @nn.compact

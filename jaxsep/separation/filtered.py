@@ -108,7 +108,7 @@ class FilteredChunks:
                 "use jaxsep.estimate_sources for other forms of the Wiener filter."
             )
         runner = partial(BatchRunner, device=device, batch_size=batch_size)
-        shared = {"spec": spec, "config": config}
+        shared: dict[str, Any] = {"spec": spec, "config": config}
         self._spec, self._config = spec, config
         self._first = runner(partial(_first_pass, network=network, **shared))
         self._middle = [runner(partial(_middle_pass, **shared)) for _ in range(config.iterations - 1)]

@@ -98,7 +98,8 @@ def plan(mixtures: Sequence[Path], directory: Path, stems: Sequence[str], config
         if stem not in stems:
             raise ConfigError(f"There is no stem '{stem}'.{nearest(stem, stems)}")
     names = [*(config.stems or stems), *([RESIDUAL] if config.residual else [])]
-    jobs, taken = [], {}
+    jobs: list[Job] = []
+    taken: dict[str, Path] = {}
     for mixture in mixtures:
         paths = {name: directory / _relative_path(mixture, name, config) for name in names}
         for path in paths.values():

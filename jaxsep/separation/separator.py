@@ -180,7 +180,7 @@ class Separator:
     @property
     def batch_size(self) -> int | None:
         """Chunks in one call, as it is now; None before the first call has chosen it."""
-        return (self._filter.runner if self._filter else self._runner).batch_size
+        return (self._filter.runners[-1] if self._filter else self._runner).batch_size
 
     def separate(
         self, mixture: HostWaveform, sample_rate: int, *, progress: ProgressCallback | None = None

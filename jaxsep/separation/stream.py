@@ -6,17 +6,24 @@ What is written where is planned in outputs.py; decoding and encoding are in jax
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxsep.audio import AudioInfo, AudioReader, AudioWriter, Resampler, check_output, choose_subtype, resampled_length
 from jaxsep.errors import ConfigError
 from jaxsep.separation.outputs import RESIDUAL, Job, OutputConfig, plan
 from jaxsep.separation.separator import ProgressCallback, Separator, from_model_channels, to_model_channels
 from jaxsep.typing import HostSourceWaveform, HostWaveform
+
+Interleaved = Float[np.ndarray, "time source_and_channel"]
+
+# The stems that are written: those selected, and the residual.
+Written = Float[np.ndarray, "written time channel"]
 
 # Frames decoded at a time: small against a chunk, large against the cost of a call.
 BLOCK_LENGTH = 1 << 16
@@ -137,15 +144,17 @@ def run_job(
                 spool.append(block)
             gain = min(1.0, FULL_SCALE / spool.peak) if spool.peak > 0 else 1.0
             blocks = spool.blocks()
+        # Encoders release the interpreter's lock: mp3 of two stems takes little longer than of one.
+        encoders = stack.enter_context(ThreadPoolExecutor(len(writers)))
         for block in blocks:
             with clock.measure("encode"):
-                for writer, stem in zip(writers.values(), block, strict=True):
-                    if gain != 1:
-                        stem = stem * np.float32(gain)
-                    writer.write(np.clip(stem, -1, 1) if config.clip == "clamp" else stem)
+                if gain != 1:
+                    block = block * np.float32(gain)
+                if config.clip == "clamp":
+                    block = np.clip(block, -1, 1)
+                list(encoders.map(AudioWriter.write, writers.values(), block))
         with clock.measure("encode"):
-            for writer in writers.values():
-                writer.close()
+            list(encoders.map(AudioWriter.close, writers.values()))
     return FileReport(
         mixture=job.mixture,
         sample_rate=track.output_rate,
@@ -196,7 +205,7 @@ class _Track:
         """What the reader found wrong with the file."""
         return (self._reader.warning,) if self._reader.warning else ()
 
-    def stems(self, progress: ProgressCallback | None) -> Iterator[HostSourceWaveform]:
+    def stems(self, progress: ProgressCallback | None) -> Iterator[Written]:
         """Yields blocks (source, time, channel) of the stems to be written, at the output's rate and channels."""
         frames = self._reader.frames
         length = None if frames is None else resampled_length(frames, self.info.sample_rate, self._spec.sample_rate)
@@ -241,7 +250,7 @@ class _Track:
     def _output_length(self) -> int:
         return resampled_length(self.frames_read, self.info.sample_rate, self.output_rate)
 
-    def _finished(self, estimates: HostSourceWaveform) -> HostSourceWaveform:
+    def _finished(self, estimates: HostSourceWaveform) -> Written:
         """Applies consistency, selects stems and adds the residual."""
         if not self._needs_mixture:
             return self._selected(estimates)
@@ -253,7 +262,7 @@ class _Track:
             return chosen
         return np.concatenate([chosen, (mixture - chosen.sum(axis=0))[None]])
 
-    def _selected(self, estimates: HostSourceWaveform) -> HostSourceWaveform:
+    def _selected(self, estimates: HostSourceWaveform) -> Written:
         indices = [self._separator.stems.index(name) for name in self._stem_names]
         return estimates if indices == list(range(len(estimates))) else estimates[indices]
 
@@ -310,12 +319,12 @@ class _Spool:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def append(self, block: HostSourceWaveform) -> None:
+    def append(self, block: Written) -> None:
         if block.size:
             self.peak = max(self.peak, float(np.abs(block).max()))
             self._file.write(_interleaved(block).tobytes())
 
-    def blocks(self) -> Iterator[HostSourceWaveform]:
+    def blocks(self) -> Iterator[Written]:
         stems, channels = self._shape
         self._file.seek(0)
         while data := self._file.read(BLOCK_LENGTH * stems * channels * 4):
@@ -349,11 +358,11 @@ class _Clock:
         }
 
 
-def _interleaved(estimates: HostSourceWaveform) -> HostWaveform:
+def _interleaved(estimates: HostSourceWaveform) -> Interleaved:
     """(source, time, channel) to (time, source x channel), so that all stems are resampled in one stream."""
     return np.ascontiguousarray(np.moveaxis(estimates, 0, 1)).reshape(estimates.shape[1], -1)
 
 
-def _by_source(interleaved: HostWaveform, channels: int) -> HostSourceWaveform:
+def _by_source(interleaved: Interleaved, channels: int) -> HostSourceWaveform:
     sources = interleaved.shape[1] // channels
     return np.moveaxis(interleaved.reshape(len(interleaved), sources, channels), 1, 0)

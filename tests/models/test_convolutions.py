@@ -24,8 +24,8 @@ SHAPES = {
     "sub-pixel": (16, 64, 2, 8, 12),
     "row phases": (32, 128, 1, 8, 6),
     "overlap-add": (128, 64, 1, 4, 8),
-    "Winograd": (128, 16, 2, 16, 16),
-    "odd maps, no tiles": (128, 16, 2, 17, 17),
+    "Winograd": (128, 8, 2, 32, 32),
+    "odd maps, no tiles": (128, 8, 2, 33, 33),
     "one pixel": (64, 128, 1, 1, 1),
 }
 
@@ -60,7 +60,7 @@ def down_by_definition(large, kernel):
     return np.sum(taps, axis=0)
 
 
-@pytest.mark.parametrize("form", ["native", "cpu", "auto"])
+@pytest.mark.parametrize("form", ["native", "auto"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_down_matches_its_definition_in_float64(shape, form):
     large, _, kernel = operands(*shape)
@@ -70,7 +70,7 @@ def test_down_matches_its_definition_in_float64(shape, form):
     )
 
 
-@pytest.mark.parametrize("form", ["native", "cpu", "auto"])
+@pytest.mark.parametrize("form", ["native", "auto"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_up_is_the_transpose_of_the_definition(shape, form):
     """Scattering every product to where `down` would have read it, in float64."""
@@ -85,7 +85,7 @@ def test_up_is_the_transpose_of_the_definition(shape, form):
     assert relative_error(jax.jit(up, static_argnums=2)(small, kernel, form), expected) < FORMS_AGREE
 
 
-@pytest.mark.parametrize("form", ["native", "cpu", "auto"])
+@pytest.mark.parametrize("form", ["native", "auto"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_kernel_gradient_correlates_the_maps(shape, form):
     large, small, _ = operands(*shape)

@@ -1,6 +1,7 @@
-"""The U-Net by itself: its parameters, shapes, modes and errors. Its values are compared in parity/test_unet_pytorch.py."""
+"""The U-Net by itself: parameters, shapes, modes and errors. Its values are compared in parity/test_unet_pytorch.py."""
 
 import collections
+import functools
 import re
 
 import jax
@@ -13,16 +14,24 @@ from jaxsep.errors import ConfigError
 from jaxsep.models import FAMILIES
 from jaxsep.models.unet import PRESETS, SPLEETER_2STEMS, UNet, UNetConfig
 
-# Small enough to run in a moment, with every layer of the published form.
-SMALL = UNetConfig(n_sources=2, bins=64, filters=(4, 8, 8, 16, 16, 16))
+# Narrow and shallow, to compile in a moment: what these tests ask does not depend on the number of blocks.
+SMALL = UNetConfig(n_sources=2, bins=32, filters=(4, 6, 8))
+# With the published number of blocks.
+DEEP = UNetConfig(n_sources=2, bins=64, filters=(4, 8, 8, 16, 16, 16))
 
 
+@functools.cache
 def variables_of(config, **fields):
     shape = (1, config.stride, config.bins, config.channels)
     return jax.jit(lambda key: UNet(config, **fields).init(key, jnp.zeros(shape), train=False))(jax.random.key(0))
 
 
-def magnitude_of(config, *batch, frames=64, seed=0):
+@functools.partial(jax.jit, static_argnums=0)
+def estimate(network, variables, magnitude):
+    return network.apply(variables, magnitude, train=False)
+
+
+def magnitude_of(config, *batch, frames=16, seed=0):
     shape = (*batch, frames, config.bins, config.channels)
     return jax.random.uniform(jax.random.key(seed), shape, minval=0.0, maxval=30.0)
 
@@ -79,19 +88,19 @@ def test_kernels_start_he_uniform_with_keras_fan_in():
 def test_every_source_gets_the_mixtures_shape_and_images_do_not_mix(batch):
     config, variables = SMALL, variables_of(SMALL)
     magnitude = magnitude_of(config, *batch)
-    estimates = UNet(config).apply(variables, magnitude, train=False)
-    assert estimates.shape == (*batch, 2, 64, config.bins, config.channels)
+    estimates = estimate(UNet(config), variables, magnitude)
+    assert estimates.shape == (*batch, 2, 16, config.bins, config.channels)
     assert estimates.dtype == jnp.float32
     flat, images = estimates.reshape(-1, *estimates.shape[len(batch) :]), magnitude.reshape(-1, *magnitude.shape[-3:])
     for ours, image in zip(flat, images, strict=True):
-        alone = UNet(config).apply(variables, image, train=False)
+        alone = estimate(UNet(config), variables, image)
         # Another batch size may take another form of a convolution: float32 rounding through thirteen layers.
         np.testing.assert_allclose(ours, alone, atol=1e-5 * float(alone.max()))
 
 
 def test_masks_stay_between_nothing_and_the_mixture():
     magnitude = magnitude_of(SMALL, 1)
-    estimates = UNet(SMALL).apply(variables_of(SMALL), magnitude, train=False)
+    estimates = estimate(UNet(SMALL), variables_of(SMALL), magnitude)
     assert jnp.all(estimates >= 0)
     assert jnp.all(estimates <= magnitude[:, None])
 
@@ -99,7 +108,7 @@ def test_masks_stay_between_nothing_and_the_mixture():
 def test_softmax_masks_sum_to_the_mixture():
     config = SMALL.model_copy(update={"mask": "softmax", "n_sources": 3})
     magnitude = magnitude_of(config, 2)
-    estimates = UNet(config).apply(variables_of(config), magnitude, train=False)
+    estimates = estimate(UNet(config), variables_of(config), magnitude)
     # Three float32 products and sums: a few units in the last place, 6e-8 each.
     np.testing.assert_allclose(estimates.sum(axis=1), magnitude, rtol=1e-6)
     assert float(jnp.std(estimates[:, 0] / magnitude)) > 1e-3
@@ -107,24 +116,23 @@ def test_softmax_masks_sum_to_the_mixture():
 
 @pytest.mark.parametrize(("frames", "bins"), [(64, 64), (128, 192), (64, 320)])
 def test_any_multiple_of_64_frames_and_bins_runs(frames, bins):
-    config = SMALL.model_copy(update={"bins": bins})
+    config = DEEP.model_copy(update={"bins": bins})
     # Fully convolutional: the parameters do not know the number of bins.
-    estimates = UNet(config).apply(variables_of(SMALL), magnitude_of(config, frames=frames), train=False)
+    estimates = estimate(UNet(config), variables_of(DEEP), magnitude_of(config, frames=frames))
     assert estimates.shape == (2, frames, bins, 2)
     assert jnp.all(jnp.isfinite(estimates))
 
 
-def test_frames_that_do_not_halve_six_times_are_refused():
-    with pytest.raises(ConfigError, match=r"65 frames.*multiple of 64"):
-        UNet(SMALL).apply(variables_of(SMALL), jnp.zeros((65, 64, 2)), train=False)
-    with pytest.raises(ConfigError, match="0 frames"):
-        UNet(SMALL).apply(variables_of(SMALL), jnp.zeros((0, 64, 2)), train=False)
+@pytest.mark.parametrize("frames", [65, 32, 0])
+def test_frames_that_do_not_halve_six_times_are_refused(frames):
+    with pytest.raises(ConfigError, match=f"has {frames} frames.*multiple of 64"):
+        UNet(DEEP).apply(variables_of(DEEP), jnp.zeros((frames, 64, 2)), train=False)
 
 
 @pytest.mark.parametrize(("bins", "channels"), [(128, 2), (64, 1)])
 def test_a_magnitude_that_does_not_fit_the_config_is_refused(bins, channels):
     with pytest.raises(ConfigError, match=f"{bins} bins and {channels} channels.* 64 and 2"):
-        UNet(SMALL).apply(variables_of(SMALL), jnp.zeros((64, bins, channels)), train=False)
+        UNet(DEEP).apply(variables_of(DEEP), jnp.zeros((64, bins, channels)), train=False)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +176,7 @@ def test_the_family_names_what_others_build_the_model_with():
     assert family.module(family.config(n_sources=2)) == UNet(UNetConfig(n_sources=2))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def train(config, variables, magnitude, key):
     return UNet(config).apply(
         variables, magnitude, train=True, rngs={"dropout": jax.random.key(key)}, mutable=["batch_stats"]
@@ -183,8 +192,8 @@ def test_dropout_follows_its_key_and_only_in_training():
     still, moved = (train(without, variables, magnitude, key)[0] for key in (0, 1))
     np.testing.assert_array_equal(still, moved)
     # No key is asked for where none is needed.
-    UNet(without).apply(variables, magnitude, train=True, mutable=["batch_stats"])
-    UNet(SMALL).apply(variables, magnitude, train=False)
+    jax.eval_shape(lambda: UNet(without).apply(variables, magnitude, train=True, mutable=["batch_stats"]))
+    jax.eval_shape(lambda: UNet(SMALL).apply(variables, magnitude, train=False))
 
 
 def test_training_moves_the_running_statistics_by_the_batchs_own():
@@ -206,7 +215,7 @@ def test_published_forms_train_with_their_statistics_frozen():
     config = SMALL.model_copy(update={"batch_statistics": SPLEETER_2STEMS.batch_statistics, "dropout": 0.0})
     variables, magnitude = variables_of(config), magnitude_of(config, 2)
     trained, updated = train(config, variables, magnitude, 0)
-    np.testing.assert_array_equal(trained, UNet(config).apply(variables, magnitude, train=False))
+    np.testing.assert_array_equal(trained, estimate(UNet(config), variables, magnitude))
     jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
     moving = train(config.model_copy(update={"batch_statistics": True}), variables, magnitude, 0)[0]
     assert float(jnp.abs(moving - trained).max()) > 1e-3
@@ -222,7 +231,7 @@ def test_statistics_are_averaged_over_the_axis_of_devices():
         network = UNet(config, axis_name="devices")
         return network.apply(variables, magnitude, train=True, mutable=["batch_stats"])[1]
 
-    halves = jax.vmap(half, axis_name="devices")(magnitude.reshape(2, 2, *magnitude.shape[1:]))
+    halves = jax.jit(jax.vmap(half, axis_name="devices"))(magnitude.reshape(2, 2, *magnitude.shape[1:]))
     for path, leaf in paths(halves).items():
         expected = np.asarray(paths(whole)[path])
         # float32 rounding through up to thirteen layers of normalising by statistics.
@@ -233,7 +242,7 @@ def test_statistics_are_averaged_over_the_axis_of_devices():
 @pytest.mark.parametrize("form", ["native", "cpu"])
 def test_jitted_and_mapped_over_segments_equals_the_batch(form):
     network, variables, magnitude = UNet(SMALL, form=form), variables_of(SMALL), magnitude_of(SMALL, 2)
-    batch = UNet(SMALL).apply(variables, magnitude, train=False)
+    batch = estimate(UNet(SMALL), variables, magnitude)
     mapped = jax.jit(jax.vmap(lambda image: network.apply(variables, image, train=False)))(magnitude)
     # float32 rounding through thirteen layers.
     np.testing.assert_allclose(mapped, batch, atol=1e-5 * float(batch.max()))
@@ -242,9 +251,11 @@ def test_jitted_and_mapped_over_segments_equals_the_batch(form):
 def test_bfloat16_computes_near_float32_and_keeps_float32_at_its_edges():
     variables, magnitude = variables_of(SMALL, dtype=jnp.bfloat16), magnitude_of(SMALL, 1)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    exact = UNet(SMALL).apply(variables, magnitude, train=False)
+    exact = estimate(UNet(SMALL), variables, magnitude)
     network = UNet(SMALL, dtype=jnp.bfloat16)
-    narrow, captured = network.apply(variables, magnitude, train=False, capture_intermediates=True)
+    narrow, captured = jax.jit(lambda v, x: network.apply(v, x, train=False, capture_intermediates=True))(
+        variables, magnitude
+    )
     inside = captured["intermediates"]["source_0"]["decoder_2"]["conv"]["__call__"][0]
     assert (inside.dtype, narrow.dtype) == (jnp.bfloat16, jnp.float32)
     # Eight bits of mantissa through thirteen layers; the masks are within a few hundredths.
@@ -254,7 +265,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_at_its_edges():
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_exports_for_accelerators_hold_only_native_convolutions(platform):
-    network, variables, magnitude = UNet(SMALL), variables_of(SMALL), magnitude_of(SMALL, 1)
+    network, variables, magnitude = UNet(DEEP), variables_of(DEEP), magnitude_of(DEEP, 1, frames=64)
 
     def loss(params, magnitude):
         estimates, _ = network.apply(

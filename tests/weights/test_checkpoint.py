@@ -195,7 +195,7 @@ def test_stored_leaves_that_do_not_fit_their_spec_are_named(tmp_path, spec, vari
         ({"family": "unnet"}, "no model family 'unnet'"),
         ({"stems": ["vocals", "vocals"]}, "not distinct"),
         ({"sample_rate": -1}, "sample_rate"),
-        ({"chunking": {"chunk_length": 160, "chunk_hop": 112}}, "contradicts itself: .*7 frames"),
+        ({"chunking": {"chunk_length": 160, "chunk_hop": 112, "lead": 64}}, "contradicts itself: .*7 frames"),
     ],
 )
 def test_specs_that_this_jaxsep_cannot_run_are_refused(tmp_path, spec, variables, name, changes, message):

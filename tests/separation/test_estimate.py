@@ -1,0 +1,185 @@
+"""A network on magnitudes: a moving window gives what the whole track gives, and the path around it is right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from separation.conftest import noise
+
+from jaxsep.dsp.wiener import NORBERT, OPEN_UNMIX, WienerConfig
+from jaxsep.errors import ConfigError, SeparationError
+from jaxsep.models.spec import ModelSpec
+from jaxsep.models.unet import UNet
+from jaxsep.separation.estimate import estimate_magnitudes, estimate_sources
+from jaxsep.separation.separator import Model, Separator
+
+N_FFT, HOP, FRAMES = 256, 64, 16
+
+
+def unet_model(seed=0, **masks):
+    """A small U-Net with random weights: 64 of 129 bins, segments of 16 frames."""
+    spec = ModelSpec.parse(
+        {
+            "name": "small",
+            "family": "unet",
+            "config": {"n_sources": 3, "bins": 64, "filters": (3, 4)},
+            "stems": ("a", "b", "c"),
+            "sample_rate": 8000,
+            "channels": 2,
+            "bandwidth_hz": 2000.0,
+            "stft": {"n_fft": N_FFT, "hop_length": HOP},
+            "masks": masks,
+            "chunking": {"chunk_length": FRAMES * HOP + N_FFT - HOP, "chunk_hop": FRAMES * HOP, "lead": N_FFT},
+            "licence": "MIT",
+            "provenance": "random",
+        },
+        where="the test",
+    )
+    module = UNet(spec.config, form="native")
+    variables = module.init(jax.random.key(seed), jnp.zeros((1, FRAMES, 64, 2)), train=False)
+    rng = np.random.default_rng(seed)
+    # Biases of zero and norms of one, as initialised, would hide mistakes.
+    variables = jax.tree.map(
+        lambda leaf: leaf if leaf.ndim > 1 else leaf + np.float32(0.1) * rng.uniform(0, 1, leaf.shape).astype("f"),
+        variables,
+    )
+    return Model(module, variables, spec, "0" * 64)
+
+
+estimate_whole = jax.jit(estimate_sources, static_argnames=("model", "spec", "wiener"))
+
+
+def whole(model, mixture, wiener=None):
+    return np.asarray(
+        estimate_whole(model.variables, jnp.asarray(mixture), model=model.module, spec=model.spec, wiener=wiener)
+    )
+
+
+# One sample, one chunk, just over one, and many; with every batch size the last batch is filled up differently.
+LENGTHS = (1, FRAMES * HOP - N_FFT, FRAMES * HOP - N_FFT + 1, 5000)
+
+
+@pytest.mark.parametrize("extension", ["zeros", "average"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_streamed_stems_equal_those_of_the_whole_track(extension, batch_size):
+    model = unet_model(extension=extension)
+    separator = Separator(model, batch_size=batch_size)
+    for length in LENGTHS:
+        mixture = noise(length)
+        stems = separator.separate(mixture, 8000).stems
+        expected = whole(model, mixture)
+        assert expected.shape == (3, length, 2)
+        # The same float32 arithmetic, fused and added in another order.
+        np.testing.assert_allclose(np.stack(list(stems.values())), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+@pytest.mark.parametrize("softmask", [True, False])
+def test_streamed_wiener_filter_equals_that_of_the_whole_track(iterations, softmask):
+    model = unet_model()
+    config = WienerConfig(iterations=iterations, softmask=softmask)
+    separator = Separator(model, wiener=config, batch_size=2)
+    assert separator.passes == iterations + 1
+    for length in LENGTHS:
+        # Loud enough that the filter scales the mixture down.
+        mixture = 5 * noise(length)
+        stems = separator.separate(mixture, 8000).stems
+        # Statistics are summed in float64 here and in float32 there; each iteration passes their rounding on.
+        np.testing.assert_allclose(np.stack(list(stems.values())), whole(model, mixture, config), atol=1e-4)
+
+
+def test_the_filters_scale_takes_in_what_lies_above_the_band():
+    model = unet_model()
+    time = np.arange(4000) / 8000
+    # A tone far above the band is the loudest: the scale depends on it alone, and with it the regularisation.
+    mixture = 0.001 * noise(4000) + 5 * np.sin(2 * np.pi * 3500 * time)[:, None].astype(np.float32)
+    config = WienerConfig(eps=1e-3)
+    stems = Separator(model, wiener=config).separate(mixture, 8000).stems
+    expected = whole(model, mixture, config)
+    difference = np.stack(list(stems.values())) - expected
+    assert np.abs(difference).max() < 1e-3 * np.abs(expected).max()
+    quiet = whole(model, 0.001 * noise(4000), config)
+    assert np.abs(quiet - expected).max() > 0.01 * np.abs(expected).max()
+
+
+def test_selected_stems_are_those_of_the_full_set():
+    model = unet_model()
+    mixture = noise(3000)
+    for wiener in (None, NORBERT):
+        every = Separator(model, wiener=wiener).separate(mixture, 8000).stems
+        some = Separator(model, stems=["c", "a"], wiener=wiener).separate(mixture, 8000).stems
+        assert list(some) == ["c", "a"]
+        for name, stem in some.items():
+            np.testing.assert_allclose(stem, every[name], atol=1e-6)
+
+
+def test_stems_sum_to_the_mixture_below_the_bandwidth():
+    model = unet_model()
+    mixture = noise(4000)
+    total = whole(model, mixture).sum(axis=0)
+    window = np.hanning(4000)
+    missing = np.abs(np.fft.rfft(window * (mixture - total)[:, 0]))
+    present = np.abs(np.fft.rfft(window * mixture[:, 0]))
+    edge = len(missing) // 2
+    # Masks sum to one in the band of half the spectrum. A Hann frame leaks a few bins at the band's edge.
+    assert missing[: edge - 100].max() < 1e-3 * present.max()
+    np.testing.assert_allclose(missing[edge + 100 :], present[edge + 100 :], atol=0.05 * present.max())
+
+
+def test_whole_tracks_come_in_batches_and_have_gradients():
+    model = unet_model()
+    mixtures = np.stack([noise(1500, seed=seed) for seed in range(2)])
+    together = whole(model, mixtures)
+    for mixture, estimates in zip(mixtures, together, strict=True):
+        np.testing.assert_allclose(estimates, whole(model, mixture), atol=2e-6)
+
+    def energy(variables):
+        estimates = estimate_sources(variables, jnp.asarray(mixtures), model=model.module, spec=model.spec)
+        return jnp.square(estimates).sum()
+
+    gradients = jax.jit(jax.grad(energy))(model.variables)["params"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradients))
+
+
+def test_padding_of_the_last_segment_never_reaches_the_result():
+    model = unet_model()
+    rng = np.random.default_rng(0)
+    spectrogram = (rng.standard_normal((40, 129, 2)) + 1j * rng.standard_normal((40, 129, 2))).astype(np.complex64)
+    estimate = jax.jit(lambda s: estimate_magnitudes(model.variables, s, model=model.module, spec=model.spec))
+    magnitudes = estimate(spectrogram)
+    assert magnitudes.shape == (3, 40, 64, 2)
+    for first in (0, 16):
+        segment = np.abs(spectrogram[None, first : first + 16, :64])
+        expected = model.module.apply(model.variables, jnp.asarray(segment), train=False)[0]
+        np.testing.assert_allclose(magnitudes[:, first : first + 16], expected, atol=1e-5)
+    last = np.zeros((1, 16, 64, 2), np.float32)
+    last[0, :8] = np.abs(spectrogram[32:, :64])
+    expected = model.module.apply(model.variables, jnp.asarray(last), train=False)[0, :, :8]
+    np.testing.assert_allclose(magnitudes[:, 32:], expected, atol=1e-5)
+
+
+def test_spectrograms_of_another_shape_or_not_finite_are_refused():
+    model = unet_model()
+
+    def estimate(spectrogram):
+        return estimate_magnitudes(model.variables, spectrogram, model=model.module, spec=model.spec)
+
+    good = jnp.zeros((16, 129, 2), jnp.complex64)
+    with pytest.raises(SeparationError, match="has 128 bins and 2 channels"):
+        estimate(good[:, :128])
+    with pytest.raises(SeparationError, match="1 channels"):
+        estimate(good[..., :1])
+    with pytest.raises(SeparationError, match="not finite"):
+        estimate(good.at[3, 4, 1].set(jnp.nan))
+
+
+def test_mixtures_with_other_channels_are_refused():
+    model = unet_model()
+    with pytest.raises(SeparationError, match="has 1 channels but 'small' takes 2"):
+        estimate_sources(model.variables, jnp.zeros((100, 1)), model=model.module, spec=model.spec)
+
+
+def test_filters_that_need_the_whole_track_at_once_are_refused():
+    with pytest.raises(ConfigError, match="filters whole tracks"):
+        Separator(unet_model(), wiener=OPEN_UNMIX)
