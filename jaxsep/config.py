@@ -7,7 +7,6 @@ import pydantic
 
 from jaxsep.errors import ConfigError, nearest
 
-
 ConfigType = TypeVar("ConfigType", bound="Config")
 
 

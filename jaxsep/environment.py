@@ -41,9 +41,8 @@ def compilation_key() -> str:
 def cache_directory() -> Path:
     """Returns where downloads and compiled programs live: $JAXSEP_CACHE, $XDG_CACHE_HOME/jaxsep or ~/.cache/jaxsep."""
     if explicit := os.environ.get("JAXSEP_CACHE"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jaxsep"
+        return Path(explicit).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxsep"
 
 
 def peak_memory_bytes() -> int | None:

@@ -43,7 +43,7 @@ class MusevalScores:
     window_seconds: float
     hop_seconds: float
 
-    def frames(self, stem: str, metric: str = "sdr") -> Float[np.ndarray, " frame"]:  # type: ignore[name-defined]
+    def frames(self, stem: str, metric: str = "sdr") -> Float[np.ndarray, " frame"]:
         """Returns the scores of one stem, one per frame.
 
         Raises:

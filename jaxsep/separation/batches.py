@@ -76,12 +76,16 @@ class BatchRunner:
         """
         in_flight: _Started | None = None
         for batch in self._batches(constants, items):
-            started = self._start(constants, batch)
-            if in_flight:
-                yield from self._collect(constants, in_flight)
-            in_flight = started
+            rest = batch
+            while rest:
+                # One batch is computed at a time: two would take the device's memory twice. The next one starts before
+                # the results of this one are used, and its items were made ready while this one was computed.
+                finished = self._finish(constants, in_flight) if in_flight else []
+                part, rest = rest[: self.batch_size], rest[self.batch_size :]
+                in_flight = self._start(constants, part)
+                yield from finished
         if in_flight:
-            yield from self._collect(constants, in_flight)
+            yield from self._finish(constants, in_flight)
 
     def _batches(self, constants: Any, items: Iterable[Any]) -> Iterator[list[Any]]:
         batch: list[Any] = []
@@ -104,7 +108,8 @@ class BatchRunner:
                 raise
             return _Started(batch, self.batch_size, None)
 
-    def _collect(self, constants: Any, started: "_Started") -> Iterator[tuple[Any, Any]]:
+    def _finish(self, constants: Any, started: "_Started") -> list[tuple[Any, Any]]:
+        """Waits for a batch and returns its items with their outputs; in halves if the device's memory ran out."""
         waiting_since = time.perf_counter()
         try:
             results = None if started.outputs is None else jax.tree.map(np.asarray, started.outputs)
@@ -113,25 +118,23 @@ class BatchRunner:
                 raise
             results = None
         self.wait_seconds += time.perf_counter() - waiting_since
-        if results is None:
-            yield from self._in_halves(constants, started.batch, started.size)
-            return
-        for index, item in enumerate(started.batch):
-            yield item, jax.tree.map(lambda leaf, index=index: leaf[index], results)
-
-    def _in_halves(self, constants: Any, batch: list[Any], size: int) -> Iterator[tuple[Any, Any]]:
-        if size == 1:
+        if results is not None:
+            return [
+                (item, jax.tree.map(lambda leaf, index=index: leaf[index], results))
+                for index, item in enumerate(started.batch)
+            ]
+        if started.size == 1:
             raise SeparationError(
                 f"The memory of {self._device} does not hold one chunk of this model; "
                 "free some, or use the CPU (--device cpu)."
             )
-        # The batch that was in flight beside this one may have halved the size already.
-        assert self.batch_size is not None
-        self.batch_size = min(self.batch_size, size // 2)
+        self.batch_size = started.size // 2
         logger.warning("out of device memory: continuing with %d chunks at a time", self.batch_size)
-        while batch:
-            part, batch = batch[: self.batch_size], batch[self.batch_size :]
-            yield from self._collect(constants, self._start(constants, part))
+        finished, rest = [], started.batch
+        while rest:
+            part, rest = rest[: self.batch_size], rest[self.batch_size :]
+            finished += self._finish(constants, self._start(constants, part))
+        return finished
 
     def _call(self, constants: Any, batch: list[Any], size: int) -> Any:
         stacked = jax.tree.map(lambda *leaves: _stack(leaves, size), *batch)

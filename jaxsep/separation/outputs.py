@@ -3,6 +3,7 @@
 No audio is touched here.
 """
 
+import os
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,12 +56,15 @@ class OutputConfig(Config):
     @classmethod
     def _the_template_can_be_filled(cls, filename: str) -> str:
         try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(filename) if field is not None]
+            parts = [part for part in string.Formatter().parse(filename) if part[1] is not None]
         except ValueError as error:
             raise ValueError(f"the template cannot be read: {error}") from None
-        for field in fields:
+        fields = [field for _, field, _, _ in parts]
+        for _, field, format_spec, conversion in parts:
             if field not in FIELDS:
-                raise ValueError(f"the template has no field '{{{field}}}'.{nearest(field, FIELDS)}".rstrip("."))
+                raise ValueError(f"the template has no field '{{{field}}}'.{nearest(field or '', FIELDS)}".rstrip("."))
+            if format_spec or conversion:
+                raise ValueError(f"the field of the template is written '{{{field}}}', with nothing after the name")
         if "stem" not in fields:
             raise ValueError("the template needs {stem}, or all stems would have one name")
         return filename
@@ -112,7 +116,7 @@ def plan(mixtures: Sequence[Path], directory: Path, stems: Sequence[str], config
                     "give one of them another output directory or use --filename."
                 )
             taken[spelling] = mixture
-        present = [path for path in paths.values() if path.exists()]
+        present = [path for path in paths.values() if _exists(path)]
         inputs = {other.resolve() for other in mixtures}
         for path in present:
             if path.resolve() in inputs:
@@ -127,8 +131,17 @@ def plan(mixtures: Sequence[Path], directory: Path, stems: Sequence[str], config
     return jobs
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be written: {error.strerror}; use --filename or another directory.") from None
+
+
 def _relative_path(mixture: Path, stem: str, config: OutputConfig) -> Path:
-    relative = Path(config.filename.format(track=mixture.stem, stem=stem, ext=config.format))
+    # Made absolute first: '.' and '..' are no names.
+    track = Path(os.path.abspath(mixture)).stem
+    relative = Path(config.filename.format(track=track, stem=stem, ext=config.format))
     if relative.is_absolute() or ".." in relative.parts or relative == Path("."):
         raise ConfigError(
             f"The template '{config.filename}' gives '{relative}', which is not below the output directory."

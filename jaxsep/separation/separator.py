@@ -5,7 +5,7 @@ Files are in stream.py, what is computed in estimate.py and filtered.py.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,13 +137,13 @@ class Separator:
                 raise ConfigError(f"'{spec.name}' has no stem '{stem}'.{nearest(stem, spec.stems)}")
         if stems is not None and (not stems or len(set(stems)) != len(stems)):
             raise ConfigError(f"The stems asked for must be one or more different names, not {tuple(stems)}.")
-        self.model = model
-        self.stems = spec.stems if stems is None else tuple(stems)
         self.device = jax.devices()[0] if device is None else device
+        # The weights are kept where they are used, and not on the host as well.
+        self.model = replace(model, variables=jax.device_put(model.variables, self.device))
+        self.stems = spec.stems if stems is None else tuple(stems)
         self._sources = tuple(spec.stems.index(stem) for stem in self.stems)
         self._lowered = compute_dtype is not None and jnp.dtype(compute_dtype).itemsize < 4
         network = model.module.clone(dtype=compute_dtype) if compute_dtype is not None else model.module
-        self._variables = jax.device_put(model.variables, self.device)
         self._runner = BatchRunner(self._program(network), device=self.device, batch_size=batch_size)
         self._float32_runner = BatchRunner(self._program(model.module), device=self.device, batch_size=1)
         self._filter = None
@@ -264,7 +264,7 @@ class Separator:
                 cutter = ChunkCutter(spec.chunking, spec.channels)
                 return _chunks_of(mixture(), cutter)
 
-            chunks = self._filter.run(self._variables, reopen, report, spool_directory)
+            chunks = self._filter.run(self.model.variables, reopen, report, spool_directory)
         adder = OverlapAdder(spec.chunking, len(self.stems), spec.channels)
         finished = 0
         for estimates in chunks:
@@ -279,10 +279,10 @@ class Separator:
 
     def _masked_chunks(self, chunks: Iterator[Chunk], report: Report) -> Iterator[SourceChunk]:
         spec = self.model.spec
-        for index, (chunk, (waveforms, finite)) in enumerate(self._runner.run(self._variables, chunks)):
+        for index, (chunk, (waveforms, finite)) in enumerate(self._runner.run(self.model.variables, chunks)):
             if not finite and self._lowered:
                 logger.warning("chunk %d is not finite in the lower precision: computing it in float32", index)
-                ((_, (waveforms, finite)),) = self._float32_runner.run(self._variables, [chunk])
+                ((_, (waveforms, finite)),) = self._float32_runner.run(self.model.variables, [chunk])
             if not finite:
                 raise SeparationError(describe_not_finite(index, spec))
             report(index)

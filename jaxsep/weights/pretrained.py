@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxsep.environment import cache_directory
 from jaxsep.errors import CheckpointError, nearest
 
 if TYPE_CHECKING:
@@ -107,13 +108,6 @@ _CATALOGUE = (
 def list_models() -> tuple[CatalogueEntry, ...]:
     """Returns the models of the catalogue."""
     return _CATALOGUE
-
-
-def cache_directory() -> Path:
-    """Returns where jaxsep keeps files of its own: $JAXSEP_CACHE, or 'jaxsep' in $XDG_CACHE_HOME or ~/.cache."""
-    if chosen := os.environ.get("JAXSEP_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxsep"
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:

@@ -21,9 +21,23 @@ DEEP = UNetConfig(n_sources=2, bins=64, filters=(4, 8, 8, 16, 16, 16))
 
 
 @functools.cache
-def variables_of(config, **fields):
-    shape = (1, config.stride, config.bins, config.channels)
-    return jax.jit(lambda key: UNet(config, **fields).init(key, jnp.zeros(shape), train=False))(jax.random.key(0))
+def variables_of(config):
+    """Kernels drawn by numpy, which costs no compilation; all else as it is initialised."""
+    rng = np.random.default_rng(0)
+    starts = {"scale": 1, "var": 1, "bias": 0, "mean": 0}
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name == "kernel":
+            return jnp.asarray(rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:3])), leaf.shape), jnp.float32)
+        return jnp.full(leaf.shape, starts[name], jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(config))
+
+
+def shapes_of(config, **fields):
+    magnitude = jnp.zeros((config.stride, config.bins, config.channels))
+    return jax.eval_shape(lambda: UNet(config, **fields).init(jax.random.key(0), magnitude, train=False))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -33,7 +47,7 @@ def estimate(network, variables, magnitude):
 
 def magnitude_of(config, *batch, frames=16, seed=0):
     shape = (*batch, frames, config.bins, config.channels)
-    return jax.random.uniform(jax.random.key(seed), shape, minval=0.0, maxval=30.0)
+    return jnp.asarray(np.random.default_rng(seed).uniform(0, 30, shape), jnp.float32)
 
 
 def paths(tree):
@@ -44,18 +58,14 @@ def paths(tree):
 
 def test_one_source_has_spleeters_parameters_less_the_norm_that_spleeter_drops():
     """Spleeter counts 9,823,749 trainable numbers: 1024 of them scale and shift a sixth norm that nothing reads."""
-    shapes = jax.eval_shape(
-        lambda: UNet(SPLEETER_2STEMS).init(jax.random.key(0), jnp.zeros((64, 1024, 2)), train=False)
-    )
+    shapes = shapes_of(SPLEETER_2STEMS)
     for source in ("source_0", "source_1"):
         count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"][source]))
         assert count == 9_823_749 - 2 * 512
 
 
 def test_variables_have_the_names_and_shapes_that_weights_are_mapped_to():
-    shapes = jax.eval_shape(
-        lambda: UNet(SPLEETER_2STEMS).init(jax.random.key(0), jnp.zeros((64, 1024, 2)), train=False)
-    )
+    shapes = shapes_of(SPLEETER_2STEMS)
     expected = {}
     encoder = [(2, 16), (16, 32), (32, 64), (64, 128), (128, 256), (256, 512)]
     decoder = [(256, 512), (128, 512), (64, 256), (32, 128), (16, 64), (1, 32)]  # output channels first
@@ -72,16 +82,20 @@ def test_variables_have_the_names_and_shapes_that_weights_are_mapped_to():
     assert {path: leaf.shape for path, leaf in paths(shapes).items()} == expected
 
 
-def test_kernels_start_he_uniform_with_keras_fan_in():
-    kernels = {path: leaf for path, leaf in paths(variables_of(SMALL)).items() if path.endswith("kernel")}
-    for path, kernel in kernels.items():
-        height, width, fan_in_channels, _ = kernel.shape
-        limit = np.sqrt(6 / (height * width * fan_in_channels))
-        assert np.abs(kernel).max() <= limit, path
-        if (
-            kernel.size > 1000
-        ):  # the largest of a thousand uniform numbers is within 2 % of the limit, but for 1 in 10^8
-            assert np.abs(kernel).max() > 0.98 * limit, path
+def test_parameters_start_as_keras_starts_them():
+    config = UNetConfig(n_sources=1, bins=4, filters=(8, 16))
+    variables = UNet(config).init(jax.random.key(0), jnp.zeros((4, 4, 2)), train=False)
+    starts = {"scale": 1, "var": 1, "bias": 0, "mean": 0}
+    for path, leaf in paths(variables).items():
+        name = path.rsplit("/", 1)[1]
+        if name != "kernel":
+            assert jnp.all(leaf == starts[name]), path
+            continue
+        # He uniform, the fan-in counted from the last axis but one.
+        limit = np.sqrt(6 / np.prod(leaf.shape[:3]))
+        assert jnp.abs(leaf).max() <= limit, path
+        if leaf.size > 300:  # all 300 draws below 0.95 of the limit: one chance in five million
+            assert jnp.abs(leaf).max() > 0.95 * limit, path
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 1)])
@@ -249,8 +263,9 @@ def test_jitted_and_mapped_over_segments_equals_the_batch(form):
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_at_its_edges():
-    variables, magnitude = variables_of(SMALL, dtype=jnp.bfloat16), magnitude_of(SMALL, 1)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    variables, magnitude = variables_of(SMALL), magnitude_of(SMALL, 1)
+    started = shapes_of(SMALL, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(started)} == {jnp.dtype("float32")}
     exact = estimate(UNet(SMALL), variables, magnitude)
     network = UNet(SMALL, dtype=jnp.bfloat16)
     narrow, captured = jax.jit(lambda v, x: network.apply(v, x, train=False, capture_intermediates=True))(
@@ -293,6 +308,6 @@ def test_exports_for_accelerators_hold_only_native_convolutions(platform):
     # Each has two derivatives. Transposed are those by the input of all strided convolutions but the first, whose input
     # needs none and is dropped, beside those of the forward pass.
     assert convolutions(step, platform) == (2 * (3 * 13 - 1), 2 * (6 + 5), 0)
-    # The same programs for a CPU do hold them, so the counts above can tell.
-    assert convolutions(forward, "cpu")[1:] == (0, 2)
+    # For a CPU the same programs hold the other forms, so the counts above can tell.
+    assert convolutions(forward, "cpu")[1] == 0
     assert convolutions(step, "cpu")[2] > 0
