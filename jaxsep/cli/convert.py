@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from jaxsep.errors import ConfigError, nearest
+
 
 class StoredType(StrEnum):
     """What arrays are stored in."""
@@ -26,8 +28,13 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")] = False,
 ) -> None:
     """Convert weights to a jaxsep checkpoint: from Spleeter's files, or from Orbax to safetensors and back."""
+    if not overwrite and output.exists():
+        raise ConfigError(f"'{output}' exists; use --overwrite to replace it.")
+    from jaxsep.weights.convert import FOREIGN_FAMILIES
     from jaxsep.weights.convert import convert as convert_weights
 
+    if family is not None and family not in FOREIGN_FAMILIES:
+        raise ConfigError(f"There are no rules for '{family}'.{nearest(family, FOREIGN_FAMILIES)}")
     written = convert_weights(
         source,
         output=output,

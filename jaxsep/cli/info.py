@@ -4,15 +4,17 @@ from typing import Annotated
 
 import typer
 
+from jaxsep.cli.runtime import find_model
+
 
 def info(
     checkpoint: Annotated[str, typer.Argument(help="A name from `jaxsep models`, a .safetensors file or a directory.")],
 ) -> None:
     """Describe a checkpoint: family, stems, sample rate, licence, provenance, size; its hash is verified."""
-    from jaxsep.weights.pretrained import load_pretrained, resolve
+    from jaxsep.weights.pretrained import load_pretrained
     from jaxsep.weights.tree import flatten
 
-    path = resolve(checkpoint)
+    path = find_model(checkpoint)
     loaded = load_pretrained(checkpoint)
     spec = loaded.spec
     leaves = flatten(loaded.variables)

@@ -4,6 +4,8 @@ Nothing here, nor at the top of any subcommand's file, imports jax: `jaxsep --he
 """
 
 import functools
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -48,10 +50,11 @@ for subcommand in (separate.separate, models.models, info.info, convert.convert,
     app.command(subcommand.__name__)(_with_exit_status(subcommand))
 
 
-def _version(requested: bool) -> None:
+def _version(requested: bool) -> bool:
     if requested:
         print(f"jaxsep {__version__}")
         raise typer.Exit
+    return requested
 
 
 @app.callback()
@@ -65,9 +68,29 @@ def _options(
 
 def main() -> None:
     """Runs the command line. SIGTERM ends it as Ctrl-C does: nothing half-written stays behind."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt = _Interrupt()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in the background of a script
+            signal.signal(signum, interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        # File names are bytes; not all of them are text in the terminal's encoding.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+class _Interrupt:
+    """Ends the run at the first signal, lets it clean up in peace at the next two, and then ends it at once.
+
+    Ctrl-C is pressed twice, and supervisors send more than one signal.
+    """
+
+    def __init__(self) -> None:
+        self._received = 0
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self._received += 1
+        if self._received == 1:
+            raise KeyboardInterrupt
+        if self._received > 3:
+            os._exit(INTERRUPTED)

@@ -1,5 +1,7 @@
 """`jaxsep models`: the catalogue as a table."""
 
+import sys
+
 
 def models() -> None:
     """List the published models: stems, rate, bandwidth, size, licence, published scores, and whether they are here."""
@@ -22,6 +24,5 @@ def models() -> None:
             ", ".join(f"{score.stem} {score.sdr_db:.2f} dB ({score.method})" for score in entry.scores) or "none",
             "bundled" if entry.bundled else "yes" if is_present(entry.name) else "no",
         )
-    console = Console(highlight=False)
-    # Piped output is for programs: one line for each model, however narrow the terminal was.
-    console.print(table, soft_wrap=not console.is_terminal)
+    # Piped output is for programs: one line for each model, however long.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)

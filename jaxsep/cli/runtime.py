@@ -5,9 +5,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from jaxsep.environment import cache_directory, compilation_key
-from jaxsep.errors import ConfigError
+from jaxsep.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import jax
 
 
@@ -74,9 +76,26 @@ def choose_device(kind: DeviceKind) -> "jax.Device":
         jax.config.update("jax_platforms", "cpu")
     try:
         return jax.devices(None if kind is DeviceKind.auto else kind.value)[0]
-    except RuntimeError:
-        installed = ", ".join(sorted({device.platform for device in jax.devices()}))
+    except RuntimeError as error:
+        try:
+            installed = ", ".join(sorted({device.platform for device in jax.devices()}))
+        except RuntimeError:  # JAX_PLATFORMS names what is not here
+            raise ConfigError(f"JAX finds no device: {str(error).splitlines()[0]}.") from None
         raise ConfigError(
             f"There is no {kind.value} that JAX can use here (it finds: {installed}); "
             "install the extra for it, such as jaxsep[cuda12], or use --device auto."
         ) from None
+
+
+def find_model(name_or_path: str) -> "Path":
+    """Returns the file or folder of a model.
+
+    Raises:
+        ConfigError: There is none: the command line names what does not exist.
+    """
+    from jaxsep.weights.pretrained import resolve
+
+    try:
+        return resolve(name_or_path)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from None

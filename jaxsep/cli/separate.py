@@ -1,7 +1,8 @@
-"""`jaxsep separate`: options, the plan, one run over all inputs, and what is printed and reported."""
+"""`jaxsep separate`: options, what is refused before any work, and one run over all inputs.
 
-import json
-import os
+What a run did is told in separate_report.py.
+"""
+
 import sys
 import time
 from enum import StrEnum
@@ -10,18 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxsep.cli.runtime import DeviceKind
-from jaxsep.environment import peak_memory_bytes, processor, versions
-from jaxsep.errors import AudioError, ConfigError, JaxsepError
+from jaxsep.cli.runtime import CompilationCounter, DeviceKind, choose_device, find_model, use_compilation_cache
+from jaxsep.cli.separate_report import check_report_path, describe, make_report, summarise, write_report
+from jaxsep.errors import ConfigError, JaxsepError
 
 if TYPE_CHECKING:
-    from jaxsep.cli.runtime import CompilationCounter
     from jaxsep.separation.outputs import Job, OutputConfig
     from jaxsep.separation.separator import Separator
-    from jaxsep.separation.stream import FileReport
 
 DEFAULT_MODEL = "spleeter-2stems"
 SOME_INPUT_FAILED = 1
+
+# The options by the keys of OutputConfig that they set, where the names differ.
+_OPTIONS = {
+    "bitrate_kbps": "--bitrate",
+    "offset_seconds": "--offset",
+    "duration_seconds": "--duration",
+}
 
 
 class Format(StrEnum):
@@ -112,15 +118,13 @@ def separate(
     """
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing contradict each other; use one of them.")
-    from jaxsep.separation.outputs import OutputConfig
-
-    chosen = tuple(name.strip() for name in stems.split(",")) if stems is not None else None
-    config = OutputConfig.parse(
+    chosen = _selected_stems(stems)
+    config = _output_config(
         {
             "format": format.value,
             "subtype": subtype.value if subtype else None,
             "bitrate_kbps": bitrate,
-            "sample_rate": int(sample_rate) if sample_rate.isdecimal() else sample_rate,
+            "sample_rate": _rate(sample_rate),
             "offset_seconds": offset,
             "duration_seconds": duration,
             "filename": filename,
@@ -129,18 +133,23 @@ def separate(
             "consistency": consistency.value,
             "clip": clip.value,
             "existing": "overwrite" if overwrite else "skip" if skip_existing else "refuse",
-        },
-        where="The command line",
+        }
     )
-    from jaxsep.cli.runtime import CompilationCounter, choose_device, use_compilation_cache
-
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"'{output}' is not a directory; name one for the stems with --output.")
+    checkpoint = find_model(model)
     jax_device = choose_device(device)
     use_compilation_cache()
     compilation = CompilationCounter()
     from jaxsep.dsp.wiener import NORBERT
     from jaxsep.separation.outputs import plan
     from jaxsep.separation.separator import Separator
+    from jaxsep.weights.checkpoint import read_spec
 
+    # All that can be refused is refused before the weights are read.
+    jobs = plan(inputs, output, read_spec(checkpoint).stems, config)
+    if report is not None:
+        check_report_path(report, jobs)
     separator = Separator.from_pretrained(
         model,
         # Consistency spreads what is missing over all stems of the model, also where few are written.
@@ -149,15 +158,65 @@ def separate(
         device=jax_device,
         batch_size=batch_size,
     )
-    jobs = plan(inputs, output, separator.stems, config)
     started = time.perf_counter()
     results = _run_all(jobs, separator, config, quiet)
     seconds = time.perf_counter() - started
-    if not quiet:
-        _print_summary(results, separator, output, seconds)
     if report is not None:
-        _write_report(report, results, separator, config, wiener, compilation)
+        write_report(report, make_report(results, separator, config, wiener=wiener, compilation=compilation))
+    if not quiet and (summary := summarise(results, separator.device, output, seconds)):
+        print(summary)
     return SOME_INPUT_FAILED if any(result["status"] == "failed" for result in results) else 0
+
+
+def _selected_stems(stems: str | None) -> tuple[str, ...] | None:
+    if stems is None:
+        return None
+    chosen = tuple(name.strip() for name in stems.split(","))
+    if not all(chosen) or len(set(chosen)) != len(chosen):
+        raise ConfigError(f"--stems is '{stems}'; give one or more different names, separated by commas.")
+    return chosen
+
+
+def _rate(sample_rate: str) -> int | str:
+    if sample_rate in ("input", "model"):
+        return sample_rate
+    if sample_rate.isdecimal() and int(sample_rate) > 0:
+        return int(sample_rate)
+    raise ConfigError(f"--sample-rate is '{sample_rate}'; give 'input', 'model', or a rate in Hz such as 44100.")
+
+
+def _output_config(values: dict[str, Any]) -> "OutputConfig":
+    """Validates the options and how they go together, in words of the command line.
+
+    Raises:
+        ConfigError: An option has a value that it cannot have, or no input could be written with these.
+    """
+    import pydantic
+
+    from jaxsep.audio import check_output, choose_subtype
+    from jaxsep.audio.formats import MP3_BITRATES_KBPS
+    from jaxsep.separation.outputs import OutputConfig
+
+    try:
+        config = OutputConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        finding = error.errors()[0]
+        key = str(finding["loc"][0])
+        message = finding["msg"].removeprefix("Value error, ")
+        option = _OPTIONS.get(key, f"--{key.replace('_', '-')}")
+        raise ConfigError(f"{option} is '{finding['input']}': {message[0].lower()}{message[1:]}.") from None
+    subtype = choose_subtype(config.format, config.subtype, "PCM_16")
+    # What an input has may be known only when it is opened; what none can have is known now.
+    rates = [config.sample_rate] if isinstance(config.sample_rate, int) else [44100, *MP3_BITRATES_KBPS]
+    refusals = []
+    for rate in rates:
+        try:
+            check_output(config.format, subtype, config.bitrate_kbps, rate, channels=1)
+        except ConfigError as error:
+            refusals.append(error)
+    if len(refusals) == len(rates):
+        raise refusals[0]
+    return config
 
 
 def _run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", quiet: bool) -> list[dict[str, Any]]:
@@ -175,10 +234,11 @@ def _run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", 
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console(quiet), transient=True) as bars:
+    console = _console(quiet)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         for job in jobs:
             if job.skipped:
-                bars.console.print(f"{job.mixture}: skipped, all its stems exist")
+                console.print(f"{job.mixture}: skipped, all its stems exist")
                 results.append({"input": str(job.mixture), "status": "skipped"})
                 continue
             bar = bars.add_task(job.mixture.name, total=None, speed="")
@@ -191,98 +251,19 @@ def _run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", 
                 )
 
             try:
-                result = _describe(run_job(job, separator, config, progress=show))
-            except JaxsepError as error:
-                result = {"input": str(job.mixture), "status": "failed", "error": str(error)}
+                result = describe(run_job(job, separator, config, progress=show))
+            except (JaxsepError, OSError) as error:
+                # OSError: the disk is full of what is kept on it between two passes.
+                message = str(error) if isinstance(error, JaxsepError) else f"{job.mixture}: {error.strerror or error}."
+                result = {"input": str(job.mixture), "status": "failed", "error": message}
                 bars.stop()
-                print(f"jaxsep: {error}", file=sys.stderr)
+                print(f"jaxsep: {message}", file=sys.stderr)
                 bars.start()
             for remark in result.get("warnings", ()):
-                bars.console.print(f"warning: {remark}")
+                console.print(f"warning: {remark}")
             bars.remove_task(bar)
             results.append(result)
     return results
-
-
-def _describe(done: "FileReport") -> dict[str, Any]:
-    """Returns the part of the report that is about one input."""
-    warnings = list(done.warnings)
-    for name, stem in done.stems.items():
-        if stem.clipped:
-            warnings.append(
-                f"{stem.clipped} samples of '{name}' lie beyond full scale (peak {stem.peak:.3f}) and were cut to it; "
-                "--clip rescale or --subtype FLOAT avoids that."
-            )
-    return {
-        "input": str(done.mixture),
-        "status": "done",
-        "duration_seconds": done.duration_seconds,
-        "sample_rate": done.sample_rate,
-        "channels": done.channels,
-        "subtype": done.subtype,
-        "gain": done.gain,
-        "timings_seconds": {name: round(seconds, 4) for name, seconds in done.timings.items()},
-        "stems": {
-            name: {
-                "path": str(stem.path),
-                "frames": stem.frames,
-                "peak": stem.peak,
-                "rms": stem.rms,
-                "clipped": stem.clipped,
-            }
-            for name, stem in done.stems.items()
-        },
-        "warnings": warnings,
-    }
-
-
-def _print_summary(results: list[dict[str, Any]], separator: "Separator", directory: Path, seconds: float) -> None:
-    """Prints the last line: where the stems are, on which device, and how fast it went."""
-    done = [result for result in results if result["status"] == "done"]
-    if not done:
-        return
-    where = directory
-    if len(done) == 1:
-        folders = {Path(stem["path"]).parent for stem in done[0]["stems"].values()}
-        where = folders.pop() if len(folders) == 1 else directory
-    audio = sum(result["duration_seconds"] for result in done)
-    names = ", ".join(done[0]["stems"])
-    count = "" if len(done) == 1 else f" of {len(done)} files"
-    print(
-        f"{names}{count} are in {where} ({separator.device.platform}: {separator.device.device_kind}; "
-        f"{audio:.1f} s of audio in {seconds:.2f} s, {audio / seconds:.1f} times faster than real time)"
-    )
-
-
-def _write_report(
-    path: Path,
-    results: list[dict[str, Any]],
-    separator: "Separator",
-    config: "OutputConfig",
-    wiener: bool,
-    compilation: "CompilationCounter",
-) -> None:
-    report = {
-        "versions": versions(),
-        "processor": processor(),
-        "device": {"platform": separator.device.platform, "kind": separator.device.device_kind},
-        "model": {"sha256": separator.model.sha256, "spec": separator.model.spec.model_dump(mode="json")},
-        "options": {
-            **config.model_dump(mode="json"),
-            "wiener": wiener,
-            "batch_size": separator.batch_size,
-        },
-        "compilation": {"cache_hits": compilation.hits, "cache_misses": compilation.misses},
-        "peak_memory_bytes": peak_memory_bytes(),
-        "files": results,
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        raise AudioError(f"The report '{path}' cannot be written: {error.strerror}.") from None
 
 
 def _console(quiet: bool) -> Any:

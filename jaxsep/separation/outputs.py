@@ -43,7 +43,7 @@ class OutputConfig(Config):
     subtype: str | None = None
     bitrate_kbps: int | None = None
     sample_rate: Literal["input", "model"] | pydantic.PositiveInt = "input"
-    offset_seconds: float = pydantic.Field(default=0.0, ge=0)
+    offset_seconds: float = pydantic.Field(default=0.0, ge=0, allow_inf_nan=False)
     duration_seconds: float | None = pydantic.Field(default=None, gt=0)
     filename: str = "{track}/{stem}.{ext}"
     stems: tuple[str, ...] | None = None
@@ -135,7 +135,9 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise ConfigError(f"'{path}' cannot be written: {error.strerror}; use --filename or another directory.") from None
+        raise ConfigError(
+            f"'{path}' cannot be written: {error.strerror}; use --filename or another directory."
+        ) from None
 
 
 def _relative_path(mixture: Path, stem: str, config: OutputConfig) -> Path:

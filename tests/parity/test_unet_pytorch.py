@@ -5,21 +5,24 @@ tests with its own weights and code.
 """
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from jaxsep.compare.network_speed import measure_forward, multiplications
 from jaxsep.compare.reference import unet as reference
 from jaxsep.models.convolutions import down, mask_convolution, up
-from jaxsep.models.unet import PRESETS, SPLEETER_2STEMS, UNet
+from jaxsep.models.unet import PRESETS, SPLEETER_2STEMS, UNet, UNetConfig
 
 # Sums of up to 25 * 512 products in float32, in another order, through up to thirteen layers: measured 5e-6 at worst.
 OUTPUTS = 1e-5
-# Relative L2 norm of each leaf: float32 rounding through twice thirteen layers, measured 5e-6 at worst where activations are
-# smooth. Across the kink of a ReLU, rounding can turn one whole term of a sum on or off: 1e-3 was seen.
+# Relative L2 norm of each leaf: float32 rounding through twice thirteen layers, measured 5e-6 at worst where
+# activations are smooth. Across the kink of a ReLU, rounding can turn one whole term of a sum on or off: 1e-3 was seen.
 GRADIENTS = 1e-4
 # The same in float64, where a value within rounding of a kink is one in 10^9: rounding alone.
 GRADIENTS_IN_FLOAT64 = 1e-9
@@ -167,7 +170,7 @@ def test_the_published_size_matches_torch():
     [("2stems", 1, False, True), ("2stems", 1, True, True), ("4stems", 1, True, False), ("5stems", 2, False, False)],
 )
 def test_gradients_and_statistics_of_a_training_step_match_torch(name, sources, batch_statistics, float64):
-    """Forms with kinks in float64, so through native convolutions; smooth ones in float32, through those of the platform."""
+    """Forms with kinks in float64, so through native convolutions; smooth ones in float32, through the platform's."""
     config = reduced(name, n_sources=sources, dropout=0.0)
     config = config.model_copy(update={"batch_statistics": batch_statistics})
     dtype, tolerance = (np.float64, GRADIENTS_IN_FLOAT64) if float64 else (np.float32, GRADIENTS)
@@ -213,3 +216,24 @@ def test_gradients_and_statistics_of_a_training_step_match_torch(name, sources, 
             statistic = statistic - (statistic - config.norm_momentum * started[leaf]) / count
         assert largest_error(ended[leaf], statistic) < OUTPUTS, leaf
         assert torch.equal(ended[leaf], started[leaf]) != batch_statistics
+
+
+def test_counted_multiplications_are_torchs():
+    config = reduced("2stems")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        reference.UNet(config).eval()(torch.zeros(1, 2, 64, config.bins))
+    # torch counts a multiplication and an addition for each.
+    assert 2 * multiplications(config, 64) == counter.get_total_flops()
+
+
+def test_measured_speeds_are_consistent_and_fit_into_json():
+    config = UNetConfig(n_sources=2, bins=32, filters=(4, 8, 8))
+    results = json.loads(json.dumps(measure_forward(batch_sizes=(1, 2), frames=16, repeats=3, config=config)))
+    assert [row["batch"] for row in results["forward"]] == [1, 2]
+    for row in results["forward"]:
+        assert row["largest_difference"] < OUTPUTS
+        medians, minima = row["median_seconds"], row["minimum_seconds"]
+        assert 0 < minima["jaxsep"] <= medians["jaxsep"]
+        assert row["times_as_fast_as_pytorch"] == medians["pytorch"] / medians["jaxsep"]
+        operations = row["fraction_of_matrix_peak"] * results["matrix_peak_gflops_per_second"] * medians["jaxsep"]
+        assert operations == pytest.approx(2e-9 * row["batch"] * multiplications(config, 16))

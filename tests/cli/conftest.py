@@ -1,0 +1,87 @@
+"""The command line in this process and in processes of its own, all with one compilation cache."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from jax.experimental.compilation_cache import compilation_cache
+from typer.testing import CliRunner
+
+SCRIPT = Path(sys.executable).with_name("jaxsep")
+CACHE_SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where all runs keep what they compiled: it takes seconds, and once is enough."""
+    return tmp_path_factory.mktemp("jaxsep-cache")
+
+
+@pytest.fixture(autouse=True)
+def place(cache, tmp_path, monkeypatch):
+    """Runs the test in a folder of its own, and takes back what the command line sets for its process."""
+    monkeypatch.setenv("JAXSEP_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
+    before = {name: jax.config.values[name] for name in CACHE_SETTINGS}
+    # JAX decides at the first compilation of a process whether there is a cache; here that was another test's.
+    compilation_cache.reset_cache()
+    yield tmp_path
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def jaxsep():
+    """Runs a command line in this process; anything but an exit status is a failure of the test."""
+    from jaxsep.cli.main import app
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def process():
+    """Runs a command line in a process of its own, with pipes for its output."""
+
+    def run(*arguments, **environment):
+        return subprocess.run(
+            [SCRIPT, *arguments], capture_output=True, timeout=120, env={**os.environ, **environment}, text=True
+        )
+
+    return run
+
+
+def write_song(path, seconds=1.0, *, sample_rate=44100, channels=2, subtype="PCM_16", level=0.1):
+    """Writes a song of tones and noise and returns its samples as a reader gives them, and its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    tones = np.sin(2 * np.pi * 220 * time) + np.sin(2 * np.pi * 554 * time) * np.sin(2 * np.pi * 5 * time)
+    song = level * (tones[:, None] + 0.3 * rng.standard_normal((len(time), channels)))
+    soundfile.write(path, song, sample_rate, subtype=subtype)
+    return read(path)
+
+
+def read(path):
+    return soundfile.read(path, dtype="float32", always_2d=True)[0]
+
+
+def files(directory="."):
+    """Every file below, temporary and hidden ones too, as text relative to the directory."""
+    return sorted(str(path.relative_to(directory)) for path in Path(directory).rglob("*") if path.is_file())
