@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxsep.cli.runtime import CompilationCounter, DeviceKind, choose_device, find_model, use_compilation_cache
+from jaxsep.cli.runtime import (
+    CompilationCounter,
+    DeviceKind,
+    choose_device,
+    find_model,
+    keep_freed_memory,
+    use_compilation_cache,
+)
 from jaxsep.cli.separate_report import check_report_path, describe, make_report, summarise, write_report
 from jaxsep.errors import ConfigError, JaxsepError
 
@@ -137,6 +144,7 @@ def separate(
     )
     if output.exists() and not output.is_dir():
         raise ConfigError(f"'{output}' is not a directory; name one for the stems with --output.")
+    keep_freed_memory()
     checkpoint = find_model(model)
     jax_device = choose_device(device)
     use_compilation_cache()

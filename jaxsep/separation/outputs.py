@@ -148,4 +148,9 @@ def _relative_path(mixture: Path, stem: str, config: OutputConfig) -> Path:
         raise ConfigError(
             f"The template '{config.filename}' gives '{relative}', which is not below the output directory."
         )
+    # 255 is the limit of most file systems, and none of the usual ones has a higher one.
+    if any(len(os.fsencode(part)) > 255 for part in relative.parts):
+        raise ConfigError(
+            f"The template '{config.filename:.80}' gives a name longer than 255 bytes; use a shorter one."
+        )
     return relative

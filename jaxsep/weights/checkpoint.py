@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +92,13 @@ def save_checkpoint(
     return sha256
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def load_checkpoint(path: str | os.PathLike[str], *, known: Collection[tuple[str, str]] = ()) -> Checkpoint:
     """Reads a checkpoint and verifies it.
 
     Args:
         path: What `save_checkpoint` wrote.
+        known: Pairs of the sha256 of a spec and of arrays that are known to fit. Where the file holds one, its leaves
+            are not compared with the model's, for which the model has to be traced.
 
     Raises:
         CheckpointError: It is missing, of another format, newer than this jaxsep, damaged, or does not match its own
@@ -103,14 +106,17 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     with _reported(path):
-        spec, sha256 = _read_record(path)
+        spec, hashes = _read_record(path)
         read = _read_folder if path.is_dir() else _read_file
-        arrays = read(path, spec)
-    if hash_arrays(arrays) != sha256:
+        arrays = read(path, None if hashes in known else spec)
+    # Hashing and converting let go of the interpreter's lock, and take as long as each other.
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(hash_arrays, arrays)
+        # One type for all that runs them, and the exact values: float16 fits into float32.
+        converted = list(pool.map(lambda array: array.astype(np.float32, copy=False), arrays.values()))
+    if found.result() != hashes[1]:
         raise CheckpointError(f"{path} is damaged: its arrays do not match its sha256; get it anew.")
-    # One type for all that runs them, and the exact values: float16 fits into float32.
-    leaves = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
-    return Checkpoint(spec, unflatten(leaves), sha256)
+    return Checkpoint(spec, unflatten(dict(zip(arrays, converted, strict=True))), hashes[1])
 
 
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
@@ -245,8 +251,8 @@ def _reported(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}.") from None
 
 
-def _read_record(path: Path) -> tuple[ModelSpec, str]:
-    """Returns the verified spec, and the sha256 that the arrays must have."""
+def _read_record(path: Path) -> tuple[ModelSpec, tuple[str, str]]:
+    """Returns the verified spec, its sha256, and the sha256 that the arrays must have."""
     if path.is_dir():
         if not (path / _RECORD).is_file():
             raise CheckpointError(
@@ -268,7 +274,7 @@ def _read_record(path: Path) -> tuple[ModelSpec, str]:
         raise CheckpointError(f"{path} is damaged: its spec does not match its sha256; get it anew.")
     if not isinstance(record.get("sha256"), str):
         raise CheckpointError(f"{path} is damaged: it says no sha256 of its arrays; get it anew.")
-    return spec, record["sha256"]
+    return spec, (record["spec_sha256"], record["sha256"])
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
@@ -278,21 +284,23 @@ def _metadata(path: Path) -> Mapping[str, str]:
         return file.metadata() or {}
 
 
-def _read_file(path: Path, spec: ModelSpec) -> dict[str, np.ndarray]:
+def _read_file(path: Path, spec: ModelSpec | None) -> dict[str, np.ndarray]:
     import safetensors
 
     with safetensors.safe_open(path, framework="numpy") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        _check_shapes(spec, shapes, where=str(path))
+        if spec is not None:
+            _check_shapes(spec, shapes, where=str(path))
         return {name: file.get_tensor(name) for name in shapes}
 
 
-def _read_folder(path: Path, spec: ModelSpec) -> dict[str, np.ndarray]:
+def _read_folder(path: Path, spec: ModelSpec | None) -> dict[str, np.ndarray]:
     from orbax.checkpoint import v1 as ocp
 
     folder = path.absolute() / _ARRAYS
     stored = flatten(ocp.metadata(folder).metadata)
-    _check_shapes(spec, {name: tuple(leaf.shape) for name, leaf in stored.items()}, where=str(path))
+    if spec is not None:
+        _check_shapes(spec, {name: tuple(leaf.shape) for name, leaf in stored.items()}, where=str(path))
     # Host arrays wherever they were saved from; a view of one zero says what is wanted and takes no memory.
     wanted = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}
     return {name: np.asarray(leaf) for name, leaf in flatten(ocp.load(folder, unflatten(wanted))).items()}

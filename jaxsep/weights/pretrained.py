@@ -4,6 +4,7 @@ Imports neither jax nor flax until weights are loaded.
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ class CatalogueEntry:
         dtype: What its file holds numbers in.
         licence: Of the weights.
         sha256: Of the arrays, as `load_checkpoint` verifies and reports it.
+        spec_sha256: Of the spec in a bundled file, which is known to fit the arrays.
         source: Where its authors published it.
         converted_from: The `--family` of `jaxsep convert` that makes the file from the source.
         scores: What its authors published for this very model.
@@ -69,6 +71,7 @@ class CatalogueEntry:
     converted_from: str
     scores: tuple[Score, ...] = ()
     bundled: bool = False
+    spec_sha256: str | None = None
 
 
 _SPLEETER_2STEMS = "https://github.com/deezer/spleeter/releases/download/v1.4.0/2stems.tar.gz"
@@ -88,6 +91,7 @@ _CATALOGUE = (
         source=_SPLEETER_2STEMS,
         converted_from="spleeter",
         bundled=True,
+        spec_sha256="e1d1215d2ac2e2b847a32b429c9714f3da0e9d82cf591cef945b3ccd30db580a",
     ),
     CatalogueEntry(
         name="spleeter-2stems-fp32",
@@ -149,7 +153,8 @@ def load_pretrained(name_or_path: str | os.PathLike[str]) -> "Checkpoint":
     from jaxsep.weights.checkpoint import load_checkpoint
 
     path = resolve(name_or_path)
-    checkpoint = load_checkpoint(path)
+    known = [(entry.spec_sha256, entry.sha256) for entry in _CATALOGUE if entry.spec_sha256 is not None]
+    checkpoint = load_checkpoint(path, known=known)
     entry = _entry(name_or_path) if isinstance(name_or_path, str) else None
     if entry is not None and path in _places(entry.name) and checkpoint.sha256 != entry.sha256:
         raise CheckpointError(
@@ -189,5 +194,5 @@ def _recipe(entry: CatalogueEntry) -> str:
     place = _places(entry.name)[1]
     return (
         f"unpack {entry.source} into a folder, then run `jaxsep convert FOLDER --family {entry.converted_from} "
-        f"--name {entry.name} --dtype {entry.dtype} --output {place}`."
+        f"--name {entry.name} --dtype {entry.dtype} --output {shlex.quote(str(place))}`."
     )

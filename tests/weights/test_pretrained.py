@@ -10,8 +10,9 @@ import pytest
 from weights.small_models import assert_same_variables, small_spec, small_variables
 
 from jaxsep.errors import CheckpointError
+from jaxsep.weights import checkpoint as checkpoint_module
 from jaxsep.weights import pretrained
-from jaxsep.weights.checkpoint import read_spec, save_checkpoint
+from jaxsep.weights.checkpoint import load_checkpoint, read_spec, save_checkpoint
 from jaxsep.weights.pretrained import cache_directory, is_present, list_models, load_pretrained, resolve
 
 
@@ -35,6 +36,20 @@ def test_the_bundled_file_is_what_the_catalogue_says():
     assert (spec.name, spec.family, spec.stems) == (said.name, said.family, said.stems)
     assert (spec.sample_rate, spec.bandwidth_hz, spec.licence) == (said.sample_rate, said.bandwidth_hz, said.licence)
     assert "Deezer" in spec.provenance
+
+
+def test_bundled_files_are_known_to_fit_so_that_no_model_is_traced_to_find_out(monkeypatch):
+    path = resolve("spleeter-2stems")
+    load_checkpoint(path)  # compared leaf for leaf, here
+    assert entry("spleeter-2stems").spec_sha256 is not None
+
+    def traced(spec):
+        raise CheckpointError("the model was traced")
+
+    monkeypatch.setattr(checkpoint_module, "expected_shapes", traced)
+    load_pretrained("spleeter-2stems")
+    with pytest.raises(CheckpointError, match="traced"):
+        load_checkpoint(path)
 
 
 def test_every_bundled_model_has_its_file_and_every_file_its_entry():
