@@ -213,16 +213,14 @@ class _Track:
             self._model_blocks, length=length, progress=progress, spool_directory=self._spool_directory
         )
         channels = self.info.channels
-        back = Resampler(self._spec.sample_rate, self.output_rate, len(self._separator.stems) * channels)
+        own_channels = (from_model_channels(block, channels) for block in estimates)
         written = 0
-        for block in estimates:
-            resampled = back.push(_interleaved(from_model_channels(block, channels)))
-            # Until the mixture has been read to its end, it is longer than what has come out of the model.
-            resampled = resampled[: self._output_length() - written]
-            written += len(resampled)
-            yield self._finished(_by_source(resampled, channels))
-        # The last samples of a resampled track come out when the stream is closed.
-        yield self._finished(_by_source(back.finish()[: self._output_length() - written], channels))
+        for block in _resampled(own_channels, self._spec.sample_rate, self.output_rate):
+            # A round trip between two rates can give a sample too many; until the mixture has been read to its end, it is
+            # longer than what has come out of the model.
+            block = block[:, : self._output_length() - written]
+            written += block.shape[1]
+            yield self._finished(block)
 
     def _model_blocks(self) -> Iterator[HostWaveform]:
         self._restart()
@@ -356,6 +354,21 @@ class _Clock:
             "encode": self._seconds["encode"],
             "total": time.perf_counter() - self._started,
         }
+
+
+def _resampled(blocks: Iterator[HostSourceWaveform], from_rate: int, to_rate: int) -> Iterator[HostSourceWaveform]:
+    """Converts all sources in one stream."""
+    if from_rate == to_rate:
+        yield from blocks
+        return
+    resampler, channels = None, 0
+    for block in blocks:
+        if resampler is None:
+            channels = block.shape[2]
+            resampler = Resampler(from_rate, to_rate, block.shape[0] * channels)
+        yield _by_source(resampler.push(_interleaved(block)), channels)
+    if resampler is not None:
+        yield _by_source(resampler.finish(), channels)
 
 
 def _interleaved(estimates: HostSourceWaveform) -> Interleaved:
