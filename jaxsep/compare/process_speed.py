@@ -108,17 +108,18 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=1)
     options = parser.parse_args()
     commands = dict(command.split("=", 1) for command in options.commands)
+    measured = measure(commands, runs=options.runs, warm_up=options.warm_up)
     report = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "jaxsep.compare.process_speed", *sys.argv[1:]]),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "versions": versions(),
-        "measured": measure(commands, runs=options.runs, warm_up=options.warm_up),
+        "measured": measured,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
-    for name, result in report["measured"].items():
+    for name, result in measured.items():
         print(
             f"{name:24} {result['median_wall_seconds']:8.2f} s  {result['peak_memory_bytes'] / 1e6:8.0f} MB  "
             f"{result['wall_time_over_first']:6.2f} x"

@@ -216,8 +216,8 @@ class _Track:
         own_channels = (from_model_channels(block, channels) for block in estimates)
         written = 0
         for block in _resampled(own_channels, self._spec.sample_rate, self.output_rate):
-            # A round trip between two rates can give a sample too many; until the mixture has been read to its end, it is
-            # longer than what has come out of the model.
+            # A round trip between two rates can give a sample too many. Until the mixture has been read to its end, it
+            # is longer than what has come out of the model.
             block = block[:, : self._output_length() - written]
             written += block.shape[1]
             yield self._finished(block)
