@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 # Measured on 2 cores (Spleeter's U-Net, chunks of 512 frames): 2 and 4 chunks at a time are no faster than 1, and take
 # more memory.
 CPU_BATCH_SIZE = 1
-# More chunks than this in one call gain nothing on accelerators either, and make short tracks wait.
+# A bound on how long the first results are waited for; where it costs accelerators throughput has not been measured.
 LARGEST_BATCH_SIZE = 32
 # What is left to the device's allocator and to other programs.
 USABLE_MEMORY = 0.8
