@@ -72,6 +72,7 @@ class AudioWriter:
         self.peak = 0.0
         self.clipped = 0
         self._sum_of_squares = 0.0
+        self._finished = False
         self._sample_rate = sample_rate
         self._channels = channels
         self._format = format
@@ -137,13 +138,13 @@ class AudioWriter:
         self._fail_where_the_disk_did(self._file)
         self.frames += len(block)
 
-    def close(self) -> None:
-        """Completes the file and gives it its name. Can be called again.
+    def finish(self) -> None:
+        """Completes the file under its temporary name: all that can fail but the renaming. Can be called again.
 
         Raises:
             AudioError: Nothing was written, or the disk took less than was written; the temporary file is then gone.
         """
-        if self._file is None or self._encoder is None:
+        if self._file is None or self._encoder is None or self._finished:
             return
         if self.frames == 0:
             self._fail("there are no samples to write")
@@ -164,6 +165,17 @@ class AudioWriter:
             self._fail("what was written cannot be read")
         if found != self.frames or not complete:
             self._fail(f"{self.frames} frames were written and not all of them arrived")
+        self._finished = True
+
+    def close(self) -> None:
+        """Completes the file and gives it its name. Can be called again.
+
+        Raises:
+            AudioError: As for `finish`, or the file cannot be renamed.
+        """
+        if self._file is None or self._encoder is None:
+            return
+        self.finish()
         try:
             os.replace(self._temporary, self.path)
         except OSError as error:

@@ -24,7 +24,7 @@ def describe(done: "FileReport") -> dict[str, Any]:
         if stem.clipped:
             warnings.append(
                 f"{stem.clipped} samples of '{name}' lie beyond full scale (peak {stem.peak:.3f}) and were cut to it; "
-                "--clip rescale or --subtype FLOAT avoids that."
+                "--clip rescale avoids that, and so does --subtype FLOAT in wav files."
             )
     return {
         "input": str(done.mixture),

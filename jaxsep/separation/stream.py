@@ -154,7 +154,10 @@ def run_job(
                     block = np.clip(block, -1, 1)
                 list(encoders.map(AudioWriter.write, writers.values(), block))
         with clock.measure("encode"):
-            list(encoders.map(AudioWriter.close, writers.values()))
+            # None gets its name before all are complete.
+            list(encoders.map(AudioWriter.finish, writers.values()))
+            for writer in writers.values():
+                writer.close()
     return FileReport(
         mixture=job.mixture,
         sample_rate=track.output_rate,

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 from separation.conftest import noise
 
+from jaxsep.audio import AudioWriter
 from jaxsep.dsp.overlap_add import Chunking
 from jaxsep.errors import AudioError, ConfigError, SeparationAborted, SeparationError
 from jaxsep.separation.outputs import OutputConfig
@@ -178,6 +179,34 @@ def test_nothing_is_left_behind_when_the_model_fails(run, song, tmp_path):
     with pytest.raises(SeparationError, match="not finite"):
         run(path, (1.0, float("inf")))
     assert leftovers(tmp_path) == [path]
+
+
+def test_no_stem_gets_its_name_when_one_cannot_be_completed(run, song, tmp_path, monkeypatch):
+    path, _ = song(5000)
+    finish = AudioWriter.finish
+
+    def fail_on_the_second(writer):
+        if writer.path.stem == "stem1":
+            writer.discard()
+            raise AudioError("No space left on device.")
+        finish(writer)
+
+    monkeypatch.setattr(AudioWriter, "finish", fail_on_the_second)
+    with pytest.raises(AudioError, match="No space left"):
+        run(path)
+    assert leftovers(tmp_path) == [path]
+
+
+def test_there_is_no_limit_of_ten_minutes(gains_model, tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros((8000 * 601, 1), np.float32) + 0.25, 8000)
+    chunking = Chunking(chunk_length=400_000, chunk_hop=390_000, window="triangular")
+    separator = Separator(gains_model((1.0, 0.5), chunking=chunking, sample_rate=8000, channels=1))
+    report = separate_file(path, tmp_path / "out", separator=separator)
+    assert report.duration_seconds == 601
+    stem, _ = soundfile.read(report.stems["stem0"].path)
+    assert len(stem) == 8000 * 601
+    np.testing.assert_allclose(stem, 0.25, atol=1e-4)
 
 
 def test_an_input_of_six_channels_is_refused_before_work(run, song, tmp_path):
