@@ -1,8 +1,6 @@
 """What the command line sets for its process, and the library never does: the compilation cache, the device, memory."""
 
-import ctypes
 import os
-import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -42,23 +40,6 @@ class CompilationCounter:
     def _count(self, event: str, **_: object) -> None:
         self.hits += event == "/jax/compilation_cache/cache_hits"
         self.misses += event == "/jax/compilation_cache/cache_misses"
-
-
-def keep_freed_memory() -> None:
-    """Makes the C library keep large blocks that are freed, instead of giving them back to the system each time.
-
-    XLA allocates its temporaries anew for every call, on CPU some 70 MB, and touching fresh pages costs 7 % of a
-    separation's time. glibc has the switches, and other C libraries do without.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # M_... of malloc.h
-    mallopt(arena_max, 1)  # other arenas than the main one cannot hold blocks of this size
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def use_compilation_cache() -> None:

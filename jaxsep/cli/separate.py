@@ -16,7 +16,6 @@ from jaxsep.cli.runtime import (
     DeviceKind,
     choose_device,
     find_model,
-    keep_freed_memory,
     use_compilation_cache,
 )
 from jaxsep.cli.separate_report import check_report_path, describe, make_report, summarise, write_report
@@ -144,7 +143,6 @@ def separate(
     )
     if output.exists() and not output.is_dir():
         raise ConfigError(f"'{output}' is not a directory; name one for the stems with --output.")
-    keep_freed_memory()
     checkpoint = find_model(model)
     jax_device = choose_device(device)
     use_compilation_cache()

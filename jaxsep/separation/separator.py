@@ -268,9 +268,10 @@ class Separator:
         adder = OverlapAdder(spec.chunking, len(self.stems), spec.channels)
         finished = 0
         for estimates in chunks:
-            block = adder.add(estimates)[:, : cutter.length - finished]
-            finished += block.shape[1]
-            yield block
+            for block in adder.add(estimates):
+                block = block[:, : cutter.length - finished]
+                finished += block.shape[1]
+                yield block
         if finished < cutter.length:
             yield adder.finish()[:, : cutter.length - finished]
 

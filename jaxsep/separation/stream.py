@@ -25,7 +25,7 @@ Interleaved = Float[np.ndarray, "time source_and_channel"]
 # The stems that are written: those selected, and the residual.
 Written = Float[np.ndarray, "written time channel"]
 
-# Frames decoded at a time: small against a chunk, large against the cost of a call.
+# Frames decoded and encoded at a time: small against a chunk, large against the cost of a call.
 BLOCK_LENGTH = 1 << 16
 # The largest value below full scale of 16-bit samples: what `clip='rescale'` brings the highest peak down to.
 FULL_SCALE = 1 - 2**-15
@@ -216,7 +216,13 @@ class _Track:
             self._model_blocks, length=length, progress=progress, spool_directory=self._spool_directory
         )
         channels = self.info.channels
-        own_channels = (from_model_channels(block, channels) for block in estimates)
+        # In pieces that stay in a core's cache while they are converted, written and measured.
+        pieces = (
+            block[:, start : start + BLOCK_LENGTH]
+            for block in estimates
+            for start in range(0, block.shape[1], BLOCK_LENGTH)
+        )
+        own_channels = (from_model_channels(piece, channels) for piece in pieces)
         written = 0
         for block in _resampled(own_channels, self._spec.sample_rate, self.output_rate):
             # A round trip between two rates can give a sample too many. Until the mixture has been read to its end, it

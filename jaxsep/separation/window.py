@@ -84,32 +84,36 @@ class OverlapAdder:
         self._tail_weights = np.zeros(overlap)
         self._to_drop = chunking.lead
 
-    def add(self, chunk: SourceChunk) -> HostSourceWaveform:
-        """Adds the next chunk and returns the samples that it finishes, those of the lead dropped."""
-        hop = self._chunking.chunk_hop
-        if self._chunking.window == "none":
-            total = self._with_tail(chunk)
-            finished = total[:, :hop]
-        else:
-            weights = self._chunking.weights
-            total = self._with_tail(chunk * weights.astype(np.float32)[:, None])
+    def add(self, chunk: SourceChunk) -> Iterator[HostSourceWaveform]:
+        """Adds the next chunk and yields the samples that it finishes, those of the lead dropped.
+
+        They may be views of the chunk, which must not change until they have been used.
+        """
+        hop, overlap = self._chunking.chunk_hop, self._tail.shape[1]
+        if self._chunking.window == "none" and overlap <= hop:
+            # Most of a chunk overlaps with no other, and is passed on without a copy.
+            head = chunk[:, :overlap] + self._tail
+            self._tail = chunk[:, hop:].copy()
+            yield self._without_lead(head)
+            yield self._without_lead(chunk[:, overlap:hop])
+            return
+        weights = self._chunking.weights
+        total = chunk * weights.astype(np.float32)[:, None]
+        total[:, :overlap] += self._tail
+        finished = total[:, :hop]
+        if self._chunking.window != "none":
             summed = weights.copy()
-            summed[: len(self._tail_weights)] += self._tail_weights
-            finished = total[:, :hop] / summed[:hop, None].astype(np.float32)
+            summed[:overlap] += self._tail_weights
+            finished = finished * (1 / summed[:hop, None]).astype(np.float32)
             self._tail_weights = summed[hop:]
         self._tail = total[:, hop:].copy()
-        return self._without_lead(finished)
+        yield self._without_lead(finished)
 
     def finish(self) -> HostSourceWaveform:
         """Returns what the last chunk holds beyond its hop."""
         if self._chunking.window == "none":
             return self._without_lead(self._tail)
         return self._without_lead(self._tail / self._tail_weights[:, None].astype(np.float32))
-
-    def _with_tail(self, chunk: SourceChunk) -> SourceChunk:
-        total = np.array(chunk)
-        total[:, : self._tail.shape[1]] += self._tail
-        return total
 
     def _without_lead(self, finished: SourceChunk) -> HostSourceWaveform:
         dropped = min(self._to_drop, finished.shape[1])

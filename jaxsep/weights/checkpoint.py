@@ -112,11 +112,10 @@ def load_checkpoint(path: str | os.PathLike[str], *, known: Collection[tuple[str
     # Hashing and converting let go of the interpreter's lock, and take as long as each other.
     with ThreadPoolExecutor() as pool:
         found = pool.submit(hash_arrays, arrays)
-        # One type for all that runs them, and the exact values: float16 fits into float32.
-        converted = list(pool.map(lambda array: array.astype(np.float32, copy=False), arrays.values()))
+        leaves = _as_float32(arrays)
     if found.result() != hashes[1]:
         raise CheckpointError(f"{path} is damaged: its arrays do not match its sha256; get it anew.")
-    return Checkpoint(spec, unflatten(dict(zip(arrays, converted, strict=True))), hashes[1])
+    return Checkpoint(spec, unflatten(leaves), hashes[1])
 
 
 def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
@@ -153,6 +152,25 @@ def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name}\0{array.dtype.name}\0{','.join(map(str, array.shape))}\0".encode())
         digest.update(_little_endian(array))
     return digest.hexdigest()
+
+
+def _as_float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns read-only copies: one type for all that runs them, and the exact values, since float16 fits into float32.
+
+    They lie in one buffer, each on a boundary of 64 bytes: such arrays JAX uses on a CPU as they are, others it copies.
+    """
+    boundary = 64 // np.dtype(np.float32).itemsize
+    sizes = [-(-array.size // boundary) * boundary for array in arrays.values()]
+    buffer = np.empty(sum(sizes) + boundary, np.float32)
+    start = -(buffer.ctypes.data // buffer.itemsize) % boundary
+    leaves = {}
+    for (name, array), size in zip(arrays.items(), sizes, strict=True):
+        leaf = buffer[start : start + array.size].reshape(array.shape)
+        np.copyto(leaf, array)
+        leaf.setflags(write=False)
+        leaves[name] = leaf
+        start += size
+    return leaves
 
 
 def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

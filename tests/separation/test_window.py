@@ -54,7 +54,7 @@ def test_adding_in_a_moving_window_equals_float64_sums_over_the_whole_track(leng
         weights[place] += triangle
     expected = total if chunking.window == "none" else total / np.maximum(weights, 1)
     adder = OverlapAdder(chunking, sources=1, channels=1)
-    finished = [adder.add(chunk[None].astype(np.float32)) for chunk in chunks]
+    finished = [block for chunk in chunks for block in adder.add(chunk[None].astype(np.float32))]
     streamed = np.concatenate([*finished, adder.finish()], axis=1)[0, :length]
     # Float32 sums of up to forty values below one.
     np.testing.assert_allclose(streamed, expected[chunking.lead : chunking.lead + length], atol=1e-5)
@@ -66,6 +66,6 @@ def test_memory_of_the_window_does_not_grow_with_the_track():
     held = []
     for _ in range(50):
         for chunk in cutter.push(np.ones((700, 2), np.float32)):
-            adder.add(np.stack([chunk] * 3))
+            list(adder.add(np.stack([chunk] * 3)))
         held.append(cutter._window.nbytes + adder._tail.nbytes)
     assert set(held) == {1000 * 2 * 4 + 100 * 3 * 2 * 4}

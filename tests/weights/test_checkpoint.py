@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors
@@ -331,3 +332,13 @@ def test_reading_a_safetensors_checkpoint_imports_no_orbax_and_no_torch(tmp_path
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_loaded_leaves_are_used_by_a_cpu_without_a_copy(dtype, tmp_path):
+    spec = small_spec()
+    save_checkpoint(tmp_path / "small.safetensors", spec, small_variables(spec), dtype=dtype)
+    for leaf in jax.tree.leaves(load_checkpoint(tmp_path / "small.safetensors").variables):
+        assert not leaf.flags.writeable  # or JAX's array could change under its feet
+        on_device = jax.device_put(leaf, jax.devices("cpu")[0])
+        assert on_device.unsafe_buffer_pointer() == leaf.ctypes.data
