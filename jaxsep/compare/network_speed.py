@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsep.environment import processor
 from jaxsep.models.unet import SPLEETER_2STEMS, UNet, UNetConfig
 
 _LOG = logging.getLogger("jaxsep.compare.network_speed")
@@ -102,7 +103,7 @@ def measure_forward(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.orig_argv),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__},
-        "cpu": _cpu_model(),
+        "cpu": processor(),
         "threads": threads,
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "load_average": list(os.getloadavg()),
@@ -144,13 +145,6 @@ def _matrix_peak(size: int = 2048) -> float:
     multiply(matrix, matrix).block_until_ready()
     seconds = _by_turns({"matmul": lambda: multiply(matrix, matrix).block_until_ready()}, 7)["matmul"]
     return 2e-9 * size**3 / min(seconds)
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> None:

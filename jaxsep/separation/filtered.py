@@ -4,6 +4,7 @@ The filter needs statistics of the whole track. They are summed chunk by chunk i
 magnitudes wait in a temporary file for the passes after the first. The filter itself is in dsp/wiener.py.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -41,6 +42,8 @@ from jaxsep.separation.estimate import (
 )
 from jaxsep.separation.window import Chunk, SourceChunk
 from jaxsep.typing import SourceMagnitude, SourceSpectrogram, Spectrogram, Variables
+
+logger = logging.getLogger(__name__)
 
 
 class ChunkMagnitudes(NamedTuple):
@@ -84,6 +87,7 @@ class FilteredChunks:
         config: WienerConfig,
         sources: tuple[int, ...],
         *,
+        float32_network: nn.Module | None,
         device: jax.Device,
         batch_size: int | None,
     ) -> None:
@@ -94,6 +98,8 @@ class FilteredChunks:
             spec: What the weights belong to.
             config: Of the filter: over the whole track, one iteration or more, no residual.
             sources: Which sources to return.
+            float32_network: What computes a chunk again whose magnitudes are not finite; None where `network` is in
+                float32.
             device: Where to run.
             batch_size: Chunks in one call; None for what is best on the device.
 
@@ -111,6 +117,11 @@ class FilteredChunks:
         shared: dict[str, Any] = {"spec": spec, "config": config}
         self._spec, self._config = spec, config
         self._first = runner(partial(_first_pass, network=network, **shared))
+        self._retry = None
+        if float32_network is not None:
+            self._retry = BatchRunner(
+                partial(_first_pass, network=float32_network, **shared), device=device, batch_size=1
+            )
         self._middle = [runner(partial(_middle_pass, **shared)) for _ in range(config.iterations - 1)]
         self._last = runner(partial(_last_pass, sources=sources, **shared))
         self.runners = [self._first, *self._middle, self._last]
@@ -139,7 +150,7 @@ class FilteredChunks:
             for number, runner in enumerate(self.runners):
                 chunks = reopen()
                 if number == 0:
-                    results = runner.run(variables, chunks)
+                    results = self._network_pass(variables, chunks)
                 else:
                     results = runner.run(models, self._with_magnitudes(chunks, spool))
                 checked = self._checked(results, number, report)
@@ -149,6 +160,13 @@ class FilteredChunks:
                 write_to = spool if number == 0 else None
                 statistics = accumulate_statistics(_statistics(checked, write_to))
                 models = (*models, spatial_model(statistics, config=self._config))
+
+    def _network_pass(self, variables: Variables, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, ChunkMagnitudes]]:
+        for index, (chunk, result) in enumerate(self._first.run(variables, chunks)):
+            if not result.finite and self._retry is not None:
+                logger.warning("chunk %d is not finite in the lower precision: computing it in float32", index)
+                ((_, result),) = self._retry.run(variables, [chunk])
+            yield chunk, result
 
     def _checked(
         self, results: Iterator[tuple[Any, Any]], number: int, report: Callable[[int, int], None]

@@ -149,7 +149,13 @@ class Separator:
         self._filter = None
         if wiener is not None:
             self._filter = FilteredChunks(
-                network, spec, wiener, self._sources, device=self.device, batch_size=batch_size
+                network,
+                spec,
+                wiener,
+                self._sources,
+                float32_network=model.module if self._lowered else None,
+                device=self.device,
+                batch_size=batch_size,
             )
 
     @classmethod

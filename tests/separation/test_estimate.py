@@ -180,6 +180,18 @@ def test_mixtures_with_other_channels_are_refused():
         estimate_sources(model.variables, jnp.zeros((100, 1)), model=model.module, spec=model.spec)
 
 
+def test_a_chunk_that_fails_in_a_lower_precision_is_filtered_from_magnitudes_in_float32(caplog):
+    model = unet_model()
+    # Magnitudes beyond 65504, the largest value of float16, and well within float32.
+    mixture = 1e4 * noise(700)
+    stems = Separator(model, wiener=NORBERT, compute_dtype="float16").separate(mixture, 8000).stems
+    expected = Separator(model, wiener=NORBERT).separate(mixture, 8000).stems
+    assert "computing it in float32" in caplog.text
+    for name, stem in stems.items():
+        # Both are computed in float32, by programs that differ in nothing.
+        np.testing.assert_allclose(stem, expected[name], atol=1e-6 * np.abs(mixture).max())
+
+
 def test_filters_that_need_the_whole_track_at_once_are_refused():
     with pytest.raises(ConfigError, match="filters whole tracks"):
         Separator(unet_model(), wiener=OPEN_UNMIX)
