@@ -1,9 +1,8 @@
 """`jaxsep separate`: options, what is refused before any work, and one run over all inputs.
 
-What a run did is told in separate_report.py.
+The run itself is in separate_run.py; what it did is told in separate_report.py.
 """
 
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -18,12 +17,12 @@ from jaxsep.cli.runtime import (
     find_model,
     use_compilation_cache,
 )
-from jaxsep.cli.separate_report import check_report_path, describe, make_report, summarise, write_report
-from jaxsep.errors import ConfigError, JaxsepError
+from jaxsep.cli.separate_report import check_report_path, make_report, summarise, write_report
+from jaxsep.cli.separate_run import run_all
+from jaxsep.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jaxsep.separation.outputs import Job, OutputConfig
-    from jaxsep.separation.separator import Separator
+    from jaxsep.separation.outputs import OutputConfig
 
 DEFAULT_MODEL = "spleeter-2stems"
 SOME_INPUT_FAILED = 1
@@ -165,7 +164,7 @@ def separate(
         batch_size=batch_size,
     )
     started = time.perf_counter()
-    results = _run_all(jobs, separator, config, quiet)
+    results = run_all(jobs, separator, config, quiet)
     seconds = time.perf_counter() - started
     if report is not None:
         write_report(report, make_report(results, separator, config, wiener=wiener, compilation=compilation))
@@ -223,56 +222,3 @@ def _output_config(values: dict[str, Any]) -> "OutputConfig":
     if len(refusals) == len(rates):
         raise refusals[0]
     return config
-
-
-def _run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", quiet: bool) -> list[dict[str, Any]]:
-    """Runs every job and says what became of each; one that fails does not stop the rest."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    from jaxsep.separation import separator as library
-    from jaxsep.separation.stream import run_job
-
-    results = []
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )
-    console = _console(quiet)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        for job in jobs:
-            if job.skipped:
-                console.print(f"{job.mixture}: skipped, all its stems exist")
-                results.append({"input": str(job.mixture), "status": "skipped"})
-                continue
-            bar = bars.add_task(job.mixture.name, total=None, speed="")
-            started = time.perf_counter()
-
-            def show(progress: library.Progress, bar: Any = bar, started: float = started) -> None:
-                speed = progress.done_seconds / (time.perf_counter() - started)
-                bars.update(
-                    bar, completed=progress.done_seconds, total=progress.total_seconds, speed=f"{speed:.0f}x real time"
-                )
-
-            try:
-                result = describe(run_job(job, separator, config, progress=show))
-            except (JaxsepError, OSError) as error:
-                # OSError: the disk is full of what is kept on it between two passes.
-                message = str(error) if isinstance(error, JaxsepError) else f"{job.mixture}: {error.strerror or error}."
-                result = {"input": str(job.mixture), "status": "failed", "error": message}
-                bars.stop()
-                print(f"jaxsep: {message}", file=sys.stderr)
-                bars.start()
-            for remark in result.get("warnings", ()):
-                console.print(f"warning: {remark}")
-            bars.remove_task(bar)
-            results.append(result)
-    return results
-
-
-def _console(quiet: bool) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False, markup=False)

@@ -69,6 +69,11 @@ class OutputConfig(Config):
             raise ValueError("the template needs {stem}, or all stems would have one name")
         return filename
 
+    @property
+    def residual_name(self) -> str | None:
+        """The name under which the mixture minus the stems written is written; None if it is not."""
+        return RESIDUAL if self.residual else None
+
 
 @dataclass(frozen=True)
 class Job:
@@ -101,7 +106,7 @@ def plan(mixtures: Sequence[Path], directory: Path, stems: Sequence[str], config
     for stem in config.stems or ():
         if stem not in stems:
             raise ConfigError(f"There is no stem '{stem}'.{nearest(stem, stems)}")
-    names = [*(config.stems or stems), *([RESIDUAL] if config.residual else [])]
+    names = [*(config.stems or stems), *([config.residual_name] if config.residual_name else [])]
     jobs: list[Job] = []
     taken: dict[str, Path] = {}
     for mixture in mixtures:

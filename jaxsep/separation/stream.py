@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from jaxsep.audio import AudioInfo, AudioReader, AudioWriter, Resampler, check_output, choose_subtype, resampled_length
 from jaxsep.errors import ConfigError
-from jaxsep.separation.outputs import RESIDUAL, Job, OutputConfig, plan
+from jaxsep.separation.outputs import Job, OutputConfig, plan
 from jaxsep.separation.separator import ProgressCallback, Separator, from_model_channels, to_model_channels
 from jaxsep.typing import HostSourceWaveform, HostWaveform
 
@@ -193,8 +193,8 @@ class _Track:
             raise
         # The Wiener filter's temporary file goes where the stems go: the system's own place may be held in memory.
         self._spool_directory = next(iter(job.stems.values())).parent
-        self._stem_names = tuple(name for name in job.stems if name != RESIDUAL)
-        self._needs_mixture = config.consistency == "project" or RESIDUAL in job.stems
+        self._stem_names = tuple(name for name in job.stems if name != config.residual_name)
+        self._needs_mixture = config.consistency == "project" or config.residual_name is not None
         self._restart()
 
     def __enter__(self) -> "_Track":
@@ -265,7 +265,7 @@ class _Track:
         if self._config.consistency == "project":
             estimates = estimates + (mixture - estimates.sum(axis=0)) / np.float32(len(estimates))
         chosen = self._selected(estimates)
-        if not self._config.residual:
+        if self._config.residual_name is None:
             return chosen
         return np.concatenate([chosen, (mixture - chosen.sum(axis=0))[None]])
 
