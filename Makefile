@@ -2,19 +2,30 @@
 # Nothing but Python 3.11 or newer has to be there before.
 
 PYTHON ?= python3
+PYTHON_LATEST ?= python3.13
 VENV := .venv
 BIN := $(VENV)/bin
 # torch is pinned in constraints.txt: without a pin it is a CUDA build of several gigabytes.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-latest check bench clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/python -m jaxsep.demo
 
 test: $(STAMPS)/dev .cache/weights/.complete
 	$(BIN)/python -m pytest
+
+# The suite's core on a newer Python with the newest of every package that we depend on. Not in CI: it tells in time
+# what the next releases will break. Comparisons with other people's packages are left to `make test`.
+test-latest: .cache/weights/.complete
+	@$(PYTHON_LATEST) --version || { echo "There is no $(PYTHON_LATEST) here; give one by PYTHON_LATEST=path."; exit 1; }
+	$(PYTHON_LATEST) -m venv .venv-latest
+	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--upgrade --upgrade-strategy eager --editable .[test]
+	.venv-latest/bin/python -c "import sys, jax, flax, numpy; print('Python', sys.version.split()[0], 'jax', jax.__version__, 'flax', flax.__version__, 'numpy', numpy.__version__)"
+	.venv-latest/bin/python -m pytest --ignore tests/parity --ignore tests/fuzz
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff format --check .
