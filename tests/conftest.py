@@ -7,6 +7,8 @@ import pytest
 
 # Broadcasting between ranks is an error, so that shapes mean what they say.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# So that what is replicated over devices has several to be replicated over.
+jax.config.update("jax_num_cpu_devices", 4)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -129,8 +129,7 @@ def _weighted_energy(
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     weights = hearing_response(np.arange(size // 2 + 1) * (sample_rate / size)) ** 2 * (2 / size)
     weights[[0, -1]] /= 2  # the only bins that have no mirror image
-    weights = jnp.asarray(weights, power.dtype).reshape((1,) * (power.ndim - 2) + (-1, 1))
-    return (power * weights).sum(axis=-2)
+    return (power * jnp.asarray(weights, power.dtype).reshape((1,) * (power.ndim - 2) + (-1, 1))).sum(axis=-2)
 
 
 def hearing_response(frequencies_hz: Float[np.ndarray, " freq"]) -> Float[np.ndarray, " freq"]:

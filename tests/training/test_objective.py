@@ -1,0 +1,117 @@
+"""The objective against its own parts in numpy, and what it refuses."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from weights.small_models import small_spec, small_variables
+
+from jaxsep.errors import ConfigError
+from jaxsep.models.unet import UNet
+from jaxsep.separation.estimate import estimate_chunks
+from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
+
+
+def batch_for(spec, examples=3, seed=0):
+    rng = np.random.default_rng(seed)
+    sources = rng.standard_normal((examples, 2, spec.chunking.chunk_length, 2)).astype(np.float32) * 0.2
+    return Batch(jnp.asarray(sources.sum(axis=1)), jnp.asarray(sources))
+
+
+def run(spec, loss, batch, train=False):
+    variables = small_variables(spec)
+    return objective(
+        variables["params"],
+        variables.get("batch_stats", {}),
+        batch,
+        jax.random.key(0),
+        model=UNet(spec.config, form="native"),
+        spec=spec,
+        loss=loss,
+        train=train,
+    )
+
+
+def magnitudes(waveforms, spec):
+    """By numpy, frame by frame."""
+    n_fft, hop = spec.stft.n_fft, spec.stft.hop_length
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    starts = range(0, waveforms.shape[-2] - n_fft + 1, hop)
+    frames = np.stack([waveforms[..., s : s + n_fft, :] for s in starts], axis=-3) * window[:, None]
+    return np.abs(np.fft.rfft(frames.astype(np.float64), axis=-2))[..., : spec.bins, :]
+
+
+def test_the_magnitude_loss_is_spleeters():
+    """Sum over stems of the mean of |estimate - |S||, on the model's bins, with the network's own output."""
+    spec = small_spec()
+    batch = batch_for(spec)
+    value, evaluated = run(spec, LossConfig(), batch)
+    network = UNet(spec.config, form="native")
+    heard = jnp.asarray(magnitudes(np.asarray(batch.mixture), spec), jnp.float32)
+    estimates = np.asarray(network.apply(small_variables(spec), heard, train=False))
+    errors = np.abs(estimates - magnitudes(np.asarray(batch.sources), spec)).mean(axis=(2, 3, 4))
+    # Relative: float32 transforms and a network of two layers against float64 magnitudes.
+    np.testing.assert_allclose(value, errors.sum(axis=1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(evaluated.stems, errors.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(evaluated.examples, errors.sum(axis=1), rtol=1e-5)
+
+
+def test_a_waveform_loss_compares_what_separation_gives():
+    """The estimates are those of `estimate_chunks`, where all frames overlap."""
+    spec = small_spec()
+    batch = batch_for(spec)
+    _, evaluated = run(spec, LossConfig(terms=(LossTerm(kind="waveform_l1"),)), batch)
+    network = UNet(spec.config, form="native")
+    separated = estimate_chunks(small_variables(spec), batch.mixture, model=network, spec=spec, sources=(0, 1))
+    inside = slice(48, -48)
+    errors = np.abs(np.asarray(separated.waveforms) - np.asarray(batch.sources))[:, :, inside].mean(axis=(2, 3))
+    np.testing.assert_allclose(evaluated.stems, errors.mean(axis=0), rtol=1e-5)  # the same float32 sums, reordered
+
+
+def test_terms_and_stems_are_weighted():
+    spec = small_spec()
+    batch = batch_for(spec)
+    kinds = ("magnitude_l1", "waveform_l2", "negative_si_sdr", "log_wmse")
+    alone = [np.asarray(run(spec, LossConfig(terms=(LossTerm(kind=kind),)), batch)[1].stems) for kind in kinds]
+    terms = tuple(LossTerm(kind=kind, weight=index + 1) for index, kind in enumerate(kinds))
+    value, evaluated = run(spec, LossConfig(terms=terms, stem_weights=(2.0, 0.5)), batch)
+    expected = sum((index + 1) * stems for index, stems in enumerate(alone))
+    np.testing.assert_allclose(evaluated.stems, expected, rtol=1e-5)
+    np.testing.assert_allclose(value, expected @ [2.0, 0.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["magnitude_l1", "waveform_l1", "negative_sdr", "log_wmse"])
+def test_gradients_are_finite_on_silence(kind):
+    spec = small_spec()
+    silence = jax.tree.map(jnp.zeros_like, batch_for(spec))
+    variables = small_variables(spec)
+    value = partial(
+        objective,
+        batch_stats=variables["batch_stats"],
+        batch=silence,
+        key=jax.random.key(0),
+        model=UNet(spec.config, form="native"),
+        spec=spec,
+        loss=LossConfig(terms=(LossTerm(kind=kind),)),
+        train=True,
+    )
+    gradients = jax.grad(lambda params: value(params)[0])(variables["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_training_updates_the_statistics_and_evaluation_does_not():
+    spec = small_spec()
+    before = small_variables(spec)["batch_stats"]
+    for train in (True, False):
+        _, evaluated = run(spec, LossConfig(), batch_for(spec), train=train)
+        same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), evaluated.batch_stats, before)
+        assert any(not leaf for leaf in jax.tree.leaves(same)) == train
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match="3 stem_weights for the stems vocals, accompaniment"):
+        LossConfig(stem_weights=(1.0, 1.0, 1.0)).check(small_spec())
+    with pytest.raises(ConfigError, match="nothing would be learned"):
+        LossConfig.parse({"stem_weights": [0, 0]}, where="the loss")

@@ -1,0 +1,210 @@
+"""The step: devices and accumulation change nothing, what is not finite changes nothing, and PyTorch does the same."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from weights.small_models import small_spec, small_variables
+
+from jaxsep.compare.reference import unet as reference
+from jaxsep.errors import ConfigError
+from jaxsep.models.unet import UNet
+from jaxsep.training.objective import Batch, LossConfig, objective
+from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
+from jaxsep.training.state import create_state
+from jaxsep.training.step import train_step
+from train.parallel import AXIS, check_batch_size, replicate_step, shard
+
+# Without dropout: its masks depend on how the batch is divided. In the native form: the question is the step.
+SPEC = small_spec(config={**small_spec().config.model_dump(), "dropout": 0.0})
+
+
+def batch_of(step, examples=8):
+    rng = np.random.default_rng(step)
+    shape = (examples, 2, SPEC.chunking.chunk_length, 2)
+    sources = rng.standard_normal(shape).astype(np.float32) * 0.2
+    return Batch(sources.sum(axis=1), sources)
+
+
+def step_and_state(config=None, *, axis_name=None, ema=False, **options):
+    variables = initial_variables()
+    optimizer = build_optimizer(config or OptimizerConfig(learning_rate=1e-3), variables["params"])
+    model = UNet(SPEC.config, form="native", axis_name=axis_name)
+    loss_fn = partial(objective, model=model, spec=SPEC, loss=LossConfig(), train=True)
+    step = partial(train_step, loss_fn=loss_fn, optimizer=optimizer, **options)
+    return step, create_state(variables, optimizer, ema=ema)
+
+
+def initial_variables():
+    """As at the start of a training: statistics 0 and 1."""
+    variables = small_variables(SPEC)
+    stats = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.ones_like(leaf) if path[-1].key == "var" else np.zeros_like(leaf),
+        variables["batch_stats"],
+    )
+    return {"params": variables["params"], "batch_stats": stats}
+
+
+def run(step, state, steps, key=0, devices=None):
+    metrics = []
+    for index in range(steps):
+        batch = batch_of(index)
+        state, found = step(state, shard(batch, devices) if devices else batch, jax.random.key(key))
+        metrics.append(jax.device_get(found))
+    return jax.device_get(state), metrics
+
+
+def assert_close(found, expected, tolerance):
+    """Relative L2 of each leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
+        other = dict(jax.tree_util.tree_leaves_with_path(found))[path]
+        error = np.linalg.norm(np.asarray(other) - leaf) / np.linalg.norm(leaf)
+        assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.2e}"
+
+
+def test_four_devices_train_as_one_does():
+    """Ten Adam steps with the same global batch: parameters, statistics, the average and what the steps tell."""
+    assert len(jax.devices()) == 4
+    alone, state = step_and_state(ema=True, ema_decay=0.9)
+    expected, told = run(jax.jit(partial(alone, axis_name=None)), state, 10)
+    together, state = step_and_state(axis_name=AXIS, ema=True, ema_decay=0.9)
+    found, told_together = run(replicate_step(together), state, 10, devices=4)
+    for part in ("params", "batch_stats", "ema_params"):
+        # Means of four means in float32, through ten steps of 1e-3.
+        assert_close(getattr(found, part), getattr(expected, part), 1e-5)
+    for one, four in zip(told, told_together, strict=True):
+        np.testing.assert_allclose(four.loss, one.loss, rtol=1e-5)
+        np.testing.assert_allclose(four.gradient_norm, one.gradient_norm, rtol=1e-4)
+
+
+def test_accumulation_gives_the_gradients_of_the_whole_batch():
+    """Where norms keep their statistics: those of a batch would be those of its parts."""
+    config = OptimizerConfig(kind="sgd", learning_rate=1e-2)
+    states = []
+    for parts in (1, 4):
+        step, state = step_and_state(config, accumulation=parts)
+        frozen = UNet(SPEC.config.model_copy(update={"batch_statistics": False}), form="native")
+        step.keywords["loss_fn"].keywords["model"] = frozen
+        states.append(run(jax.jit(partial(step, axis_name=None)), state, 3)[0])
+    assert_close(states[1].params, states[0].params, 1e-5)  # sums of eight gradients in another order
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_says_so():
+    step, state = step_and_state(ema=True, ema_decay=0.9)
+    before = jax.device_get(state)
+    batch = batch_of(0)
+    batch.mixture[3, 10, 0] = np.nan
+    after, metrics = jax.jit(partial(step, axis_name=None))(state, batch, jax.random.key(0))
+    assert not metrics.finite
+    assert after.step == 1
+    for part in ("params", "batch_stats", "opt_state", "ema_params"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(before, part))
+
+
+def test_the_average_of_parameters_is_exponential():
+    step, state = step_and_state(ema=True, ema_decay=0.75)
+    expected = jax.device_get(state.params)
+    jitted = jax.jit(partial(step, axis_name=None))
+    for index in range(3):
+        state, _ = jitted(state, batch_of(index), jax.random.key(0))
+        expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * np.asarray(b), expected, state.params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), state.ema_params, expected)
+
+
+def test_the_learning_rate_factor_scales_the_update():
+    config = OptimizerConfig(kind="sgd", learning_rate=1e-2)
+    step, state = step_and_state(config)
+    jitted = jax.jit(partial(step, axis_name=None))
+    whole = jitted(state, batch_of(0), jax.random.key(0))[0]
+    tenth = jitted(state.replace(learning_rate_factor=jnp.float32(0.1)), batch_of(0), jax.random.key(0))[0]
+    moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), whole.params, state.params)
+    expected = jax.tree.map(lambda start, change: np.asarray(start) + 0.1 * change, state.params, moved)
+    # The difference of two float32 parameters has lost some digits.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), tenth.params, expected)
+
+
+def test_dropout_differs_between_steps_and_repeats_between_runs():
+    config = SPEC.config.model_copy(update={"dropout": 0.5})
+    step, state = step_and_state(OptimizerConfig(kind="sgd", learning_rate=1e-9))
+    step.keywords["loss_fn"].keywords["model"] = UNet(config, form="native")
+    jitted = jax.jit(partial(step, axis_name=None))
+    first = jitted(state, batch_of(0), jax.random.key(0))[1].loss
+    again = jitted(state, batch_of(0), jax.random.key(0))[1].loss
+    later = jitted(state.replace(step=jnp.int32(1)), batch_of(0), jax.random.key(0))[1].loss
+    assert first == again
+    assert first != later
+
+
+@pytest.mark.parametrize(
+    "kind, rate, steps, losses, updates", [("adam", 1e-4, 50, 1e-4, 1e-2), ("sgd", 1e-2, 5, 1e-5, 1e-4)]
+)
+def test_training_matches_pytorch(kind, rate, steps, losses, updates):
+    """The same start, batches and optimizer: each step's loss (relative), each leaf and its update (relative L2).
+
+    At a rate of 1e-4 rounding stays small through 50 Adam steps (at 1e-3 it moves the loss by 6e-4); Adam divides small
+    gradients by their own size, so single elements of an update may differ. Of SGD the parameters agree to 1e-5; their
+    updates are a hundredth of them, and what float32 keeps of a parameter is 1e-7.
+    """
+    variables = initial_variables()
+    step, state = step_and_state(OptimizerConfig(kind=kind, learning_rate=rate))
+    network = reference.UNet(SPEC.config)
+    reference.load_variables(network, variables)
+    network.train()
+    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind]
+    optimizer = make([p for p in network.parameters() if p.requires_grad], lr=rate)
+    found, told = run(jax.jit(partial(step, axis_name=None)), state, steps)
+    for index in range(steps):
+        batch = batch_of(index)
+        heard, targets = magnitude(batch.mixture), magnitude(batch.sources)
+        estimates = network(heard)
+        loss = (estimates - targets).abs().mean(dim=(2, 3, 4)).sum(dim=1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert told[index].loss == pytest.approx(loss.item(), rel=losses), f"step {index}"
+    before, after = (
+        reference.to_state_dict({"params": tree["params"]}) for tree in (variables, {"params": found.params})
+    )
+    theirs = network.state_dict()
+    assert_close(after, {name: theirs[name].numpy() for name in after}, 1e-5 if kind == "sgd" else 1e-2)
+    assert_close(
+        {name: (after[name] - before[name]).numpy() for name in after},
+        {name: (theirs[name] - before[name]).numpy() for name in after},
+        updates,
+    )
+
+
+def magnitude(waveforms):
+    """(..., time, channel) to (..., channel, frame, freq) by torch.stft, uncentred."""
+    n_fft, hop = SPEC.stft.n_fft, SPEC.stft.hop_length
+    audio = torch.from_numpy(np.moveaxis(np.asarray(waveforms), -1, -2).copy())
+    spectrum = torch.stft(
+        audio.reshape(-1, audio.shape[-1]), n_fft, hop, window=torch.hann_window(n_fft), center=False,
+        return_complex=True,
+    ).abs()  # fmt: skip
+    return spectrum.reshape(*audio.shape[:-1], *spectrum.shape[1:])[..., : SPEC.bins, :].transpose(-1, -2)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(ConfigError, match="make it a multiple of 8"):
+        check_batch_size(12, devices=4, accumulation=2)
+    check_batch_size(16, devices=4, accumulation=2)
+
+
+def test_gradients_are_averaged_and_not_summed():
+    """Plain SGD by hand: parameters move by the rate times the gradient of the mean over the batch."""
+    step, state = step_and_state(OptimizerConfig(kind="sgd", learning_rate=0.1))
+    loss_fn = step.keywords["loss_fn"]
+    gradients = jax.grad(
+        lambda p: loss_fn(p, state.batch_stats, jax.tree.map(jnp.asarray, batch_of(0)), jax.random.key(0))[0]
+    )(state.params)
+    after, metrics = jax.jit(partial(step, axis_name=None))(state, batch_of(0), jax.random.key(0))
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(new, old - 0.1 * g, rtol=1e-5, atol=1e-6),
+        after.params, state.params, gradients,
+    )  # fmt: skip
+    assert metrics.gradient_norm == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-5)
