@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from jaxsep.errors import SeparationError as SeparationError
     from jaxsep.models.spec import ModelSpec as ModelSpec
     from jaxsep.separation.estimate import estimate_sources as estimate_sources
+    from jaxsep.separation.mixtures import Progress as Progress
     from jaxsep.separation.outputs import OutputConfig as OutputConfig
     from jaxsep.separation.separator import Model as Model
-    from jaxsep.separation.separator import Progress as Progress
     from jaxsep.separation.separator import Separation as Separation
     from jaxsep.separation.separator import Separator as Separator
     from jaxsep.separation.separator import load_model as load_model
-    from jaxsep.separation.stream import FileReport as FileReport
     from jaxsep.separation.stream import separate_file as separate_file
+    from jaxsep.separation.track import FileReport as FileReport
     from jaxsep.weights.pretrained import list_models as list_models
 
 _HOMES = {
     "AudioError": "jaxsep.errors",
     "CheckpointError": "jaxsep.errors",
     "ConfigError": "jaxsep.errors",
-    "FileReport": "jaxsep.separation.stream",
+    "FileReport": "jaxsep.separation.track",
     "JaxsepError": "jaxsep.errors",
     "Model": "jaxsep.separation.separator",
     "ModelSpec": "jaxsep.models.spec",
     "OutputConfig": "jaxsep.separation.outputs",
-    "Progress": "jaxsep.separation.separator",
+    "Progress": "jaxsep.separation.mixtures",
     "Separation": "jaxsep.separation.separator",
     "SeparationAborted": "jaxsep.errors",
     "SeparationError": "jaxsep.errors",

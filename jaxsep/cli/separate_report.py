@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jaxsep.cli.runtime import CompilationCounter
     from jaxsep.separation.outputs import Job, OutputConfig
     from jaxsep.separation.separator import Separator
-    from jaxsep.separation.stream import FileReport
+    from jaxsep.separation.track import FileReport
 
 
 def describe(done: "FileReport") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jaxsep.cli.separate_report import describe
 from jaxsep.errors import JaxsepError
 
 if TYPE_CHECKING:
+    from jaxsep.separation import mixtures as library
     from jaxsep.separation.outputs import Job, OutputConfig
     from jaxsep.separation.separator import Separator
 
@@ -19,10 +20,8 @@ def run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", q
     """Runs every job and says what became of each; one that fails does not stop the rest."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from jaxsep.separation import separator as library
-    from jaxsep.separation.stream import run_job
+    from jaxsep.separation.stream import run_jobs
 
-    results = []
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -31,35 +30,44 @@ def run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", q
         TimeRemainingColumn(),
     )
     console = _console(quiet)
+    results: dict[int, dict[str, Any]] = {}
+    pending = []
+    for number, job in enumerate(jobs):
+        if job.skipped:
+            console.print(f"{job.mixture}: skipped, all its stems exist")
+            results[number] = {"input": str(job.mixture), "status": "skipped"}
+        else:
+            pending.append(number)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        for job in jobs:
-            if job.skipped:
-                console.print(f"{job.mixture}: skipped, all its stems exist")
-                results.append({"input": str(job.mixture), "status": "skipped"})
-                continue
-            bar = bars.add_task(job.mixture.name, total=None, speed="")
-            started = time.perf_counter()
+        bar = bars.add_task("", total=None, speed="")
+        finished = 0
+        started, seconds_before = time.perf_counter(), 0.0
 
-            def show(progress: library.Progress, bar: Any = bar, started: float = started) -> None:
-                speed = progress.done_seconds / (time.perf_counter() - started)
-                bars.update(
-                    bar, completed=progress.done_seconds, total=progress.total_seconds, speed=f"{speed:.0f}x real time"
-                )
+        def show(job: "Job", progress: "library.Progress") -> None:
+            speed = (seconds_before + progress.done_seconds) / (time.perf_counter() - started)
+            name = job.mixture.name if len(pending) == 1 else f"{finished + 1}/{len(pending)} {job.mixture.name}"
+            bars.update(
+                bar,
+                description=name,
+                completed=progress.done_seconds,
+                total=progress.total_seconds,
+                speed=f"{speed:.0f}x real time",
+            )
 
-            try:
-                result = describe(run_job(job, separator, config, progress=show))
-            except (JaxsepError, OSError) as error:
-                # OSError: the disk is full of what is kept on it between two passes.
-                message = str(error) if isinstance(error, JaxsepError) else f"{job.mixture}: {error.strerror or error}."
-                result = {"input": str(job.mixture), "status": "failed", "error": message}
+        outcomes = run_jobs((jobs[number] for number in pending), separator, config, progress=show)
+        for number, (job, outcome) in zip(pending, outcomes, strict=True):
+            finished += 1
+            if isinstance(outcome, JaxsepError):
+                results[number] = {"input": str(job.mixture), "status": "failed", "error": str(outcome)}
                 bars.stop()
-                print(f"jaxsep: {message}", file=sys.stderr)
+                print(f"jaxsep: {outcome}", file=sys.stderr)
                 bars.start()
-            for remark in result.get("warnings", ()):
+                continue
+            seconds_before += outcome.duration_seconds
+            results[number] = describe(outcome)
+            for remark in results[number]["warnings"]:
                 console.print(f"warning: {remark}")
-            bars.remove_task(bar)
-            results.append(result)
-    return results
+    return [results[number] for number in range(len(jobs))]
 
 
 def _console(quiet: bool) -> Any:

@@ -1,6 +1,6 @@
 """One compiled function over a stream of chunks: batches of one shape, one in flight, halved when memory runs out.
 
-Knows nothing of audio or models: items are trees of host arrays.
+Knows nothing of audio or models: items are trees of host arrays, or stand for them.
 """
 
 import logging
@@ -45,7 +45,12 @@ class BatchRunner:
     """
 
     def __init__(
-        self, function: Callable[[Any, Any], Any], *, device: jax.Device, batch_size: int | None = None
+        self,
+        function: Callable[[Any, Any], Any],
+        *,
+        device: jax.Device,
+        batch_size: int | None = None,
+        arrays: Callable[[Any], Any] = lambda item: item,
     ) -> None:
         """Prepares to run; compiles nothing yet.
 
@@ -54,11 +59,13 @@ class BatchRunner:
                 tree.
             device: Where to run.
             batch_size: Items in one call; None chooses 1 on CPU and by the device's memory elsewhere.
+            arrays: Gives the tree of host arrays that an item stands for.
         """
         if batch_size is not None and batch_size < 1:
             raise SeparationError(f"The batch size is {batch_size} but must be 1 or more.")
         self._function = jax.jit(function)
         self._device = device
+        self._arrays = arrays
         self._compiled: dict[int, Callable[[Any, Any], Any]] = {}
         self.batch_size = CPU_BATCH_SIZE if batch_size is None and device.platform == "cpu" else batch_size
         self.compile_seconds = 0.0
@@ -69,7 +76,7 @@ class BatchRunner:
 
         Args:
             constants: The function's first argument, on the device.
-            items: Trees of host arrays, all of the same shapes.
+            items: Trees of host arrays, or what `arrays` makes such trees of, all of the same shapes.
 
         Raises:
             SeparationError: If the device's memory does not hold one item.
@@ -91,7 +98,7 @@ class BatchRunner:
         batch: list[Any] = []
         for item in items:
             if self.batch_size is None:
-                self.batch_size = self._batch_size_by_memory(constants, item)
+                self.batch_size = self._batch_size_by_memory(constants, self._arrays(item))
             batch.append(item)
             if len(batch) >= self.batch_size:
                 yield batch
@@ -137,8 +144,9 @@ class BatchRunner:
         return finished
 
     def _call(self, constants: Any, batch: list[Any], size: int) -> Any:
-        stacked = jax.tree.map(lambda *leaves: _stack(leaves, size), *batch)
-        return self._compile(constants, batch[0], size)(constants, jax.device_put(stacked, self._device))
+        trees = [self._arrays(item) for item in batch]
+        stacked = jax.tree.map(lambda *leaves: _stack(leaves, size), *trees)
+        return self._compile(constants, trees[0], size)(constants, jax.device_put(stacked, self._device))
 
     def _compile(self, constants: Any, item: Any, size: int) -> Any:
         if size not in self._compiled:

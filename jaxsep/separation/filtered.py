@@ -4,7 +4,9 @@ The filter needs statistics of the whole track. They are summed chunk by chunk i
 magnitudes wait in a temporary file for the passes after the first. The filter itself is in dsp/wiener.py.
 """
 
+import itertools
 import logging
+import operator
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -130,15 +132,17 @@ class FilteredChunks:
     def run(
         self,
         variables: Variables,
-        reopen: Callable[[], Iterable[Chunk]],
+        reopen: Callable[[], Iterable[tuple[Chunk, ...]]],
+        groups: int,
         report: Callable[[int, int], None],
         spool_directory: Path | None,
-    ) -> Iterator[SourceChunk]:
+    ) -> Iterator[tuple[SourceChunk, ...]]:
         """Yields the estimates of each chunk in the last pass.
 
         Args:
             variables: The model's variables, on the device.
-            reopen: Gives the chunks from the beginning; called once for every pass.
+            reopen: Gives the chunks from the beginning, one of each group of channels; called once for every pass.
+            groups: Of channels, each filtered as a track of its own.
             report: Called with the number of each chunk that is done, and with that of the passes before.
             spool_directory: Where the temporary file goes; None for the system's place.
 
@@ -146,20 +150,26 @@ class FilteredChunks:
             SeparationError: If a chunk does not come out finite.
         """
         with tempfile.TemporaryFile(dir=spool_directory, prefix=".magnitudes.") as spool:
-            models: tuple[SpatialModel, ...] = ()
+            models: list[tuple[SpatialModel, ...]] = [()] * groups
             for number, runner in enumerate(self.runners):
-                chunks = reopen()
+                # The groups run side by side, a chunk of each at a time, so that none waits for long.
                 if number == 0:
-                    results = self._network_pass(variables, chunks)
+                    runs = [self._network_pass(variables, chunks) for chunks in _split(reopen(), groups)]
                 else:
-                    results = runner.run(models, self._with_magnitudes(chunks, spool))
-                checked = self._checked(results, number, report)
+                    split = _split(self._with_magnitudes(reopen(), spool), groups)
+                    runs = [runner.run(own, chunks) for own, chunks in zip(models, split, strict=True)]
+                checked = self._checked(zip(*runs, strict=True), number, report)
                 if number == self.passes - 1:
-                    yield from (waveforms for waveforms, _ in checked)
+                    for estimates in checked:
+                        yield tuple(of_group.waveforms for of_group in estimates)
                     return
-                write_to = spool if number == 0 else None
-                statistics = accumulate_statistics(_statistics(checked, write_to))
-                models = (*models, spatial_model(statistics, config=self._config))
+                model = spatial_model(
+                    accumulate_statistics(_statistics(checked, spool if number == 0 else None)), config=self._config
+                )
+                models = [
+                    (*own, jax.tree.map(lambda leaf, group=group: leaf[group], model))
+                    for group, own in enumerate(models)
+                ]
 
     def _network_pass(self, variables: Variables, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, ChunkMagnitudes]]:
         for index, (chunk, result) in enumerate(self._first.run(variables, chunks)):
@@ -169,22 +179,24 @@ class FilteredChunks:
             yield chunk, result
 
     def _checked(
-        self, results: Iterator[tuple[Any, Any]], number: int, report: Callable[[int, int], None]
-    ) -> Iterator[Any]:
-        for index, (_, result) in enumerate(results):
-            if not result.finite:
+        self, results: Iterator[tuple[tuple[Any, Any], ...]], number: int, report: Callable[[int, int], None]
+    ) -> Iterator[tuple[Any, ...]]:
+        for index, groups in enumerate(results):
+            if not all(result.finite for _, result in groups):
                 raise SeparationError(describe_not_finite(index, self._spec))
-            yield result
+            yield tuple(result for _, result in groups)
             report(index, number)
 
-    def _with_magnitudes(self, chunks: Iterable[Chunk], spool: BinaryIO) -> Iterator[tuple[Chunk, np.ndarray]]:
+    def _with_magnitudes(
+        self, chunks: Iterable[tuple[Chunk, ...]], spool: BinaryIO
+    ) -> Iterator[tuple[tuple[Chunk, np.ndarray], ...]]:
         transform, _ = magnitude_domain(self._spec)
         frames = self._spec.chunking.chunk_hop // transform.hop_length
         shape = (len(self._spec.stems), frames, self._spec.bins, self._spec.channels)
+        size = int(np.prod(shape)) * np.dtype(np.float32).itemsize
         spool.seek(0)
-        for chunk in chunks:
-            data = spool.read(int(np.prod(shape)) * np.dtype(np.float32).itemsize)
-            yield chunk, np.frombuffer(data, np.float32).reshape(shape)
+        for groups in chunks:
+            yield tuple((chunk, np.frombuffer(spool.read(size), np.float32).reshape(shape)) for chunk in groups)
 
 
 def _first_pass(
@@ -240,9 +252,15 @@ def _spectrograms(chunks: Chunks, spec: ModelSpec) -> tuple[Spectrogram, Complex
     return spectrogram, spectrogram[..., : spec.bins, :]
 
 
-def _statistics(results: Iterator[Any], spool: BinaryIO | None) -> Iterator[WienerStatistics]:
-    """Yields the statistics of each chunk, and puts its magnitudes aside where they are new."""
-    for result in results:
+def _split(items: Iterable[tuple[Any, ...]], groups: int) -> list[Iterator[Any]]:
+    """Returns an iterator for each group; they are to be used side by side."""
+    return [map(operator.itemgetter(group), copy) for group, copy in enumerate(itertools.tee(items, groups))]
+
+
+def _statistics(results: Iterator[tuple[Any, ...]], spool: BinaryIO | None) -> Iterator[WienerStatistics]:
+    """Yields each chunk's statistics, groups along the first axis, and puts magnitudes aside where they are new."""
+    for groups in results:
         if spool is not None:
-            spool.write(np.ascontiguousarray(result.magnitudes).data)
-        yield result.statistics
+            for result in groups:
+                spool.write(np.ascontiguousarray(result.magnitudes).data)
+        yield jax.tree.map(lambda *leaves: np.stack(leaves), *(result.statistics for result in groups))

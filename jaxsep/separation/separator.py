@@ -3,8 +3,11 @@
 Files are in stream.py, what is computed in estimate.py and filtered.py.
 """
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,41 +17,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from jaxsep.audio import resample
 from jaxsep.dsp.wiener import WienerConfig
-from jaxsep.errors import AudioError, ConfigError, SeparationAborted, SeparationError, nearest
+from jaxsep.errors import AudioError, ConfigError, JaxsepError, SeparationAborted, SeparationError, nearest
 from jaxsep.models import FAMILIES
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.batches import BatchRunner
 from jaxsep.separation.estimate import describe_not_finite, estimate_chunks
 from jaxsep.separation.filtered import FilteredChunks
-from jaxsep.separation.window import Chunk, ChunkCutter, OverlapAdder, SourceChunk
+from jaxsep.separation.mixtures import Group, Mixture, MixtureWindow, ProgressCallback, Streamed
+from jaxsep.separation.threads import ahead
+from jaxsep.separation.window import Chunk
 from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
 from jaxsep.weights.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a separation has come.
-
-    Attributes:
-        done_seconds: Of the track, separated so far.
-        total_seconds: Of the track; None where its length is not known beforehand.
-    """
-
-    done_seconds: float
-    total_seconds: float | None
-
-
-# Called after every chunk; the separation stops with `SeparationAborted` when it returns False.
-ProgressCallback = Callable[[Progress], bool | None]
-
-# Called with the number of the chunk that is done, and of the passes before this one.
-Report = Callable[..., None]
+# Chunks that are read ahead of the device: one to be ready, and one in the making.
+_READ_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -144,8 +132,10 @@ class Separator:
         self._sources = tuple(spec.stems.index(stem) for stem in self.stems)
         self._lowered = compute_dtype is not None and jnp.dtype(compute_dtype).itemsize < 4
         network = model.module.clone(dtype=compute_dtype) if compute_dtype is not None else model.module
-        self._runner = BatchRunner(self._program(network), device=self.device, batch_size=batch_size)
-        self._float32_runner = BatchRunner(self._program(model.module), device=self.device, batch_size=1)
+        self._runner = BatchRunner(self._program(network), device=self.device, batch_size=batch_size, arrays=_chunk_of)
+        self._float32_runner = BatchRunner(
+            self._program(model.module), device=self.device, batch_size=1, arrays=_chunk_of
+        )
         self._filter = None
         if wiener is not None:
             self._filter = FilteredChunks(
@@ -194,7 +184,8 @@ class Separator:
         """Separates a waveform.
 
         Args:
-            mixture: Samples (time, channel), full scale at 1; one channel, or as many as the model has.
+            mixture: Samples (time, channel), full scale at 1. Where channels are not as many as the model's, they are
+                separated in groups; see `jaxsep.separation.window.ChannelGroups`.
             sample_rate: Of the mixture, in Hz.
             progress: Called after every chunk.
 
@@ -202,7 +193,7 @@ class Separator:
             Stems with the mixture's sample rate, channels and number of samples.
 
         Raises:
-            AudioError: If the mixture is empty, not finite, or has other channels.
+            AudioError: If the mixture is empty or not finite.
             SeparationAborted: If `progress` returned False.
         """
         spec = self.model.spec
@@ -213,11 +204,10 @@ class Separator:
             )
         if mixture.size == 0 or not np.isfinite(mixture).all():
             raise AudioError("The mixture must hold one sample or more, all finite.")
-        length, channels = mixture.shape
+        length = len(mixture)
         at_model_rate = resample(mixture.astype(np.float32, copy=False), sample_rate, spec.sample_rate)
-        adapted = to_model_channels(at_model_rate, spec.channels)
-        blocks = list(self.stream(lambda: [adapted], length=len(adapted), progress=progress))
-        estimates = from_model_channels(np.concatenate(blocks, axis=1), channels)
+        blocks = list(self.stream(lambda: iter([at_model_rate]), length=len(at_model_rate), progress=progress))
+        estimates = np.concatenate(blocks, axis=1)
         stems = {}
         for stem, estimate in zip(self.stems, estimates, strict=True):
             back = resample(estimate, spec.sample_rate, sample_rate)[:length]
@@ -227,7 +217,7 @@ class Separator:
 
     def stream(
         self,
-        mixture: Callable[[], Iterable[HostWaveform]],
+        mixture: Callable[[], Iterator[HostWaveform]],
         *,
         length: int | None = None,
         progress: ProgressCallback | None = None,
@@ -237,7 +227,7 @@ class Separator:
 
         Args:
             mixture: Opens the mixture at its beginning: blocks (time, channel) of any length, at the model's sample
-                rate, with the model's channels. Called `passes` times.
+                rate. Called `passes` times, and read in a thread.
             length: Samples of the mixture, where known, for the progress.
             progress: Called after every chunk.
             spool_directory: Where the Wiener filter keeps its temporary file; None for the system's place.
@@ -249,76 +239,102 @@ class Separator:
             SeparationError: If a chunk does not come out finite.
             SeparationAborted: If `progress` returned False.
         """
-        spec = self.model.spec
+        mixtures = [Mixture(mixture, length, progress, spool_directory)]
+        for streamed in self.stream_many(mixtures):
+            if streamed.error is not None:
+                raise streamed.error
+            if streamed.estimates is not None:
+                yield streamed.estimates
 
-        def report(index: int, finished_passes: int = 0) -> None:
-            done = (index + 1) * spec.chunking.chunk_hop - spec.chunking.lead
-            if length is not None:
-                done = length if index + 1 == spec.chunking.count(length) else min(done, length)
-                done = (finished_passes * length + done) // self.passes
-            total_seconds = None if length is None else length / spec.sample_rate
-            if progress and progress(Progress(done / spec.sample_rate, total_seconds)) is False:
-                raise SeparationAborted("The separation was stopped by its progress callback.")
+    def stream_many(self, mixtures: Iterable[Mixture]) -> Generator[Streamed, None, None]:
+        """Separates mixtures one after another, so that the device never waits for the next one to be opened.
 
-        cutter = ChunkCutter(spec.chunking, spec.channels)
+        Chunks of several mixtures share a batch. Under the Wiener filter they do not: its passes are those of one
+        mixture. An error of jaxsep's ends the mixture that it belongs to and no other.
+
+        Args:
+            mixtures: Asked for the next one when all of the one before has been read; asked and read in a thread.
+
+        Yields:
+            Blocks of each mixture in order, and then how it ended.
+
+        Raises:
+            SeparationAborted: If a progress callback returned False.
+        """
         if self._filter is None:
-            chunks = self._masked_chunks(_chunks_of(mixture(), cutter), report)
-        else:
+            yield from self._masked(mixtures)
+            return
+        for mixture in mixtures:
+            window = MixtureWindow(mixture, self.model.spec, len(self.stems), self.passes)
+            try:
+                for block in self._filtered(window, self._filter):
+                    yield Streamed(mixture, block)
+            except SeparationAborted:
+                raise
+            except (JaxsepError, OSError) as error:  # OSError: the disk is full of what waits for the next pass
+                window.error = error
+            yield from window.end()
 
-            def reopen() -> Iterator[Chunk]:
-                nonlocal cutter
-                cutter = ChunkCutter(spec.chunking, spec.channels)
-                return _chunks_of(mixture(), cutter)
+    def _masked(self, mixtures: Iterable[Mixture]) -> Iterator[Streamed]:
+        spec = self.model.spec
+        begun: deque[MixtureWindow] = deque()
 
-            chunks = self._filter.run(self.model.variables, reopen, report, spool_directory)
-        adder = OverlapAdder(spec.chunking, len(self.stems), spec.channels)
-        finished = 0
-        for estimates in chunks:
-            for block in adder.add(estimates):
-                block = block[:, : cutter.length - finished]
-                finished += block.shape[1]
-                yield block
-        if finished < cutter.length:
-            yield adder.finish()[:, : cutter.length - finished]
+        def groups() -> Iterator[Group]:
+            for mixture in mixtures:
+                window = MixtureWindow(mixture, spec, len(self.stems), self.passes)
+                begun.append(window)
+                try:
+                    for chunk in window.chunks():
+                        yield from (Group(window, group) for group in window.groups.split(chunk))
+                        if window.error is not None:
+                            break
+                except JaxsepError as error:
+                    window.error = error
+
+        with closing(ahead(groups(), _READ_AHEAD)) as read:
+            for group, (waveforms, finite) in self._runner.run(self.model.variables, read):
+                while begun[0] is not group.window:
+                    yield from begun.popleft().end()
+                window = group.window
+                if not finite and self._lowered:
+                    logger.warning("a chunk is not finite in the lower precision: computing it in float32")
+                    ((_, (waveforms, finite)),) = self._float32_runner.run(self.model.variables, [group])
+                if window.error is None and not finite:
+                    window.error = SeparationError(describe_not_finite(window.added, spec))
+                if window.error is None:
+                    for block in window.add(waveforms):
+                        yield Streamed(window.mixture, block)
+        while begun:
+            yield from begun.popleft().end()
+
+    def _filtered(self, window: MixtureWindow, passes: FilteredChunks) -> Iterator[HostSourceWaveform]:
+        with ExitStack() as stack:
+
+            def reopen() -> Iterator[tuple[Chunk, ...]]:
+                split = (window.groups.split(chunk) for chunk in window.chunks())
+                return stack.enter_context(closing(ahead(split, _READ_AHEAD)))
+
+            # How many groups there are is known when the first chunk is.
+            opened = reopen()
+            begun = [itertools.chain(list(itertools.islice(opened, 1)), opened)]
+            if not window.length:
+                return
+            for groups in passes.run(
+                self.model.variables,
+                lambda: begun.pop() if begun else reopen(),
+                window.groups.count,
+                window.report,
+                window.mixture.spool_directory,
+            ):
+                for waveforms in groups:
+                    yield from window.add(waveforms)
 
     def _program(self, network: nn.Module) -> Callable[[Any, Any], Any]:
         return partial(estimate_chunks, model=network, spec=self.model.spec, sources=self._sources)
-
-    def _masked_chunks(self, chunks: Iterator[Chunk], report: Report) -> Iterator[SourceChunk]:
-        spec = self.model.spec
-        for index, (chunk, (waveforms, finite)) in enumerate(self._runner.run(self.model.variables, chunks)):
-            if not finite and self._lowered:
-                logger.warning("chunk %d is not finite in the lower precision: computing it in float32", index)
-                ((_, (waveforms, finite)),) = self._float32_runner.run(self.model.variables, [chunk])
-            if not finite:
-                raise SeparationError(describe_not_finite(index, spec))
-            report(index)
-            yield waveforms
 
     def _runners(self) -> list[BatchRunner]:
         return [self._runner, self._float32_runner, *(self._filter.runners if self._filter else ())]
 
 
-def to_model_channels(mixture: HostWaveform, channels: int) -> Float[np.ndarray, "time model_channel"]:
-    """Returns the mixture (time, channel) with the model's channels: one channel is copied to all of them.
-
-    Raises:
-        AudioError: If the mixture has more than one channel and not the model's number of them.
-    """
-    got = mixture.shape[1]
-    if got == channels:
-        return mixture
-    if got == 1:
-        return np.repeat(mixture, channels, axis=1)
-    raise AudioError(f"The mixture has {got} channels but the model takes {channels} (or 1); mix it down first.")
-
-
-def from_model_channels(estimates: HostSourceWaveform, channels: int) -> Float[np.ndarray, "source time out_channel"]:
-    """Returns estimates (source, time, channel) with the mixture's channels: for mono the mean of the model's."""
-    return estimates if estimates.shape[2] == channels else estimates.mean(axis=2, keepdims=True)
-
-
-def _chunks_of(blocks: Iterable[HostWaveform], cutter: ChunkCutter) -> Iterator[Chunk]:
-    for block in blocks:
-        yield from cutter.push(block)
-    yield from cutter.finish()
+def _chunk_of(group: Group) -> Chunk:
+    return group.chunk

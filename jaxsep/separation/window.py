@@ -3,7 +3,7 @@
 The same cutting and adding as dsp/overlap_add.py, which holds whole tracks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -119,3 +119,43 @@ class OverlapAdder:
         dropped = min(self._to_drop, finished.shape[1])
         self._to_drop -= dropped
         return finished[:, dropped:]
+
+
+class ChannelGroups:
+    """Fits any number of channels to a model: taken in groups of the model's number, each separated by itself.
+
+    The last group is filled up by repeating its last channel, which comes back as the mean of its copies. So one
+    channel goes through a stereo model twice over and comes back as one, six go through it in pairs, and two go through
+    a mono model one by one.
+
+    Attributes:
+        count: Groups.
+    """
+
+    def __init__(self, channels: int, model_channels: int) -> None:
+        """Groups channels.
+
+        Args:
+            channels: Of the audio.
+            model_channels: Of the model.
+        """
+        self.count = -(-channels // model_channels)
+        self._channels, self._model_channels = channels, model_channels
+
+    def split(self, chunk: HostWaveform) -> tuple[Float[np.ndarray, "time model_channel"], ...]:
+        """Returns the groups of a chunk (time, channel)."""
+        size = self._model_channels
+        missing = self.count * size - self._channels
+        if self.count == 1 and not missing:
+            return (chunk,)
+        if missing:
+            chunk = np.concatenate([chunk, np.repeat(chunk[:, -1:], missing, axis=1)], axis=1)
+        return tuple(np.ascontiguousarray(chunk[:, start : start + size]) for start in range(0, chunk.shape[1], size))
+
+    def join(self, groups: Sequence[Float[np.ndarray, "source time model_channel"]]) -> HostSourceWaveform:
+        """Returns estimates (source, time, channel) with the audio's channels from those of its groups."""
+        estimates = groups[0] if len(groups) == 1 else np.concatenate(groups, axis=2)
+        if estimates.shape[2] == self._channels:
+            return estimates
+        repeated = estimates[..., self._channels - 1 :].mean(axis=2, keepdims=True)
+        return np.concatenate([estimates[..., : self._channels - 1], repeated], axis=2)

@@ -88,6 +88,21 @@ def test_streamed_wiener_filter_equals_that_of_the_whole_track(iterations, softm
         np.testing.assert_allclose(np.stack(list(stems.values())), whole(model, mixture, config), atol=1e-4)
 
 
+@pytest.mark.parametrize("wiener", [None, WienerConfig(iterations=2)])
+def test_channels_are_separated_in_groups_each_by_itself(wiener):
+    """Five channels through a stereo model: two pairs, and the fifth twice over, of which the mean comes back."""
+    model = unet_model()
+    separator = Separator(model, wiener=wiener, batch_size=2)
+    mixture = noise(5000, channels=5)
+    together = np.stack(list(separator.separate(mixture, 8000).stems.values()))
+    for channels in ([0, 1], [2, 3], [4, 4]):
+        alone = np.stack(list(separator.separate(np.ascontiguousarray(mixture[:, channels]), 8000).stems.values()))
+        if channels == [4, 4]:
+            alone, channels = alone.mean(axis=2, keepdims=True), [4]
+        # The same compiled functions on the same numbers; statistics are summed in the same order.
+        np.testing.assert_allclose(together[:, :, channels], alone, atol=1e-6)
+
+
 def test_the_filters_scale_takes_in_what_lies_above_the_band():
     model = unet_model()
     time = np.arange(4000) / 8000

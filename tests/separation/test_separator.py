@@ -48,6 +48,15 @@ def test_mono_comes_back_as_it_was(gains_model):
     np.testing.assert_allclose(stems["stem0"], mixture, atol=1e-6)
 
 
+@pytest.mark.parametrize("model_channels", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 6])
+def test_any_number_of_channels_goes_through_any_model(gains_model, channels, model_channels):
+    mixture = noise(3000, channels=channels)
+    stems = Separator(gains_model(channels=model_channels)).separate(mixture, 44100).stems
+    np.testing.assert_allclose(stems["stem0"], mixture, atol=1e-6)
+    np.testing.assert_allclose(stems["stem1"], -0.5 * mixture, atol=1e-6)
+
+
 def test_a_tone_survives_the_way_to_the_models_rate_and_back(gains_model):
     time = np.arange(48000) / 48000
     tone = (0.5 * np.sin(2 * np.pi * 1000 * time))[:, None].astype(np.float32)
@@ -103,12 +112,9 @@ def test_mixtures_that_are_not_finite_are_refused(gains_model, bad):
         Separator(gains_model()).separate(mixture, 44100)
 
 
-def test_mixtures_that_are_empty_or_have_other_channels_are_refused(gains_model):
-    separator = Separator(gains_model())
+def test_mixtures_that_are_empty_are_refused(gains_model):
     with pytest.raises(AudioError, match="one sample or more"):
-        separator.separate(np.zeros((0, 2), np.float32), 44100)
-    with pytest.raises(AudioError, match="6 channels"):
-        separator.separate(noise(10, channels=6), 44100)
+        Separator(gains_model()).separate(np.zeros((0, 2), np.float32), 44100)
 
 
 @pytest.mark.parametrize("mixture", ["numpy.ones((10, 2), numpy.int16)", "numpy.ones(10, numpy.float32)"])

@@ -9,10 +9,10 @@ from separation.conftest import noise
 
 from jaxsep.audio import AudioWriter
 from jaxsep.dsp.overlap_add import Chunking
-from jaxsep.errors import AudioError, ConfigError, SeparationAborted, SeparationError
-from jaxsep.separation.outputs import OutputConfig
+from jaxsep.errors import AudioError, ConfigError, JaxsepError, SeparationAborted, SeparationError
+from jaxsep.separation.outputs import OutputConfig, plan
 from jaxsep.separation.separator import Separator
-from jaxsep.separation.stream import separate_file
+from jaxsep.separation.stream import run_jobs, separate_file
 
 
 @pytest.fixture
@@ -209,11 +209,71 @@ def test_there_is_no_limit_of_ten_minutes(gains_model, tmp_path):
     np.testing.assert_allclose(stem, 0.25, atol=1e-4)
 
 
-def test_an_input_of_six_channels_is_refused_before_work(run, song, tmp_path):
-    path, _ = song(100, channels=6)
-    with pytest.raises(AudioError, match="6 channels"):
-        run(path)
-    assert leftovers(tmp_path) == [path]
+@pytest.mark.parametrize("residual", [False, True])
+def test_an_input_of_six_channels_gives_stems_of_six(run, song, residual):
+    path, mixture = song(44_100, channels=6)
+    report, stems = run(path, residual=residual)
+    assert report.channels == 6
+    np.testing.assert_allclose(stems["stem0"], 0.5 * mixture, atol=2**-16)
+    if residual:
+        np.testing.assert_allclose(stems["residual"], 0.25 * mixture, atol=2**-15)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_files_share_batches_and_fail_alone(gains_model, tmp_path, batch_size):
+    """One file in the middle holds NaN, one is no audio, one makes the model fail: the others are all there."""
+    lengths = [100, 2500, 700, 1, 5000, 900]
+    paths = []
+    for number, length in enumerate(lengths):
+        paths.append(tmp_path / f"{number}.wav")
+        mixture = noise(length, seed=number)
+        if number == 1:
+            mixture[2000] = np.nan
+        soundfile.write(paths[-1], mixture, 44100, subtype="FLOAT")
+    paths[2].write_text("no audio")
+    separator = Separator(gains_model(), batch_size=batch_size)
+    jobs = plan([*paths, tmp_path / "missing.wav"], tmp_path / "out", separator.stems, OutputConfig())
+    outcomes = list(run_jobs(jobs, separator, OutputConfig()))
+    assert [job for job, _ in outcomes] == jobs
+    failed = {number for number, (_, outcome) in enumerate(outcomes) if isinstance(outcome, JaxsepError)}
+    assert failed == {1, 2, 6}
+    assert "0.045351 s" in str(outcomes[1][1])  # sample 2000
+    for number in {0, 3, 4, 5}:
+        mixture, _ = soundfile.read(paths[number], dtype="float32")
+        stem, _ = soundfile.read(outcomes[number][1].stems["stem1"].path, dtype="float32")
+        np.testing.assert_allclose(stem, -0.5 * mixture, atol=1e-6)
+    written = {path.relative_to(tmp_path / "out").parts[0] for path in leftovers(tmp_path / "out")}
+    assert written == {"0", "3", "4", "5"}
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_chunks_of_several_files_share_a_batch(gains_model, tmp_path):
+    """Six files of one chunk each in batches of four: two calls of the compiled function."""
+    paths = [tmp_path / f"{number}.wav" for number in range(6)]
+    for path in paths:
+        soundfile.write(path, noise(500), 44100)
+    separator = Separator(gains_model(), batch_size=4)
+    calls = []
+    compiled = separator._runner._call
+    separator._runner._call = lambda *arguments: calls.append(len(arguments[1])) or compiled(*arguments)
+    jobs = plan(paths, tmp_path / "out", separator.stems, OutputConfig())
+    assert len([outcome for _, outcome in run_jobs(jobs, separator, OutputConfig())]) == 6
+    assert calls == [4, 2]
+
+
+def test_stopping_in_the_middle_of_many_files_leaves_only_complete_ones(gains_model, tmp_path):
+    paths = [tmp_path / f"{number}.wav" for number in range(5)]
+    for path in paths:
+        soundfile.write(path, noise(5000), 44100)
+    separator = Separator(gains_model())
+    jobs = plan(paths, tmp_path / "out", separator.stems, OutputConfig())
+    done = []
+    with pytest.raises(SeparationAborted):
+        for job, _ in run_jobs(jobs, separator, OutputConfig(), progress=lambda job, _: job.mixture.name != "3.wav"):
+            done.append(job.mixture.stem)
+    assert done == ["0", "1", "2"]
+    assert {path.parent.name for path in leftovers(tmp_path / "out")} == {"0", "1", "2"}
+    assert len(leftovers(tmp_path / "out")) == 6
 
 
 def test_memory_does_not_grow_with_the_track(gains_model, tmp_path):
