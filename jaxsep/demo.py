@@ -29,7 +29,7 @@ def main() -> int:
     from jaxsep.metrics.sdr import global_sdr
 
     song = excerpt()
-    if status := separate([song], output=DIRECTORY, overwrite=True):
+    if status := separate([str(song)], output=DIRECTORY, overwrite=True):
         return status
     mixture = _decode(song, 0)
     print(f"{'SDR against the true stems':28} {'mixture':>10} {'separated':>10}")

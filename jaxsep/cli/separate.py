@@ -3,6 +3,8 @@
 The run itself is in separate_run.py; what it did is told in separate_report.py.
 """
 
+import sys
+import tempfile
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +22,7 @@ from jaxsep.cli.runtime import (
 from jaxsep.cli.separate_report import check_report_path, make_report, summarise, write_report
 from jaxsep.cli.separate_run import run_all
 from jaxsep.errors import ConfigError
+from jaxsep.separation.inputs import STDIN_NAME, find_inputs, spool_stdin
 
 if TYPE_CHECKING:
     from jaxsep.separation.outputs import OutputConfig
@@ -67,63 +70,133 @@ class Clip(StrEnum):
     clamp = "clamp"
 
 
+# Options by what they are about, as the help shows them.
+_WHAT, _HOW, _WHERE, _RUN = "What is written", "How it is separated", "Where it goes", "The run"
+
+
 def separate(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Audio or video files.", show_default=False)],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the stems go.")] = Path("separated"),
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="A name from `jaxsep models`, or a checkpoint.")
-    ] = DEFAULT_MODEL,
-    stems: Annotated[
-        str | None, typer.Option(metavar="STEM,...", help="Write only these stems.", show_default="all")
-    ] = None,
-    wiener: Annotated[
-        bool, typer.Option("--wiener", help="Use the multichannel Wiener filter (Spleeter's MWF).")
-    ] = False,
-    format: Annotated[Format, typer.Option(help="Of the files written.")] = Format.wav,
-    subtype: Annotated[
-        Subtype | None, typer.Option(help="Sample format of wav and flac.", show_default="as the input")
-    ] = None,
-    bitrate: Annotated[
-        int | None, typer.Option(metavar="KBPS", help="Of mp3 and ogg.", show_default="320 or the highest there is")
-    ] = None,
-    sample_rate: Annotated[str, typer.Option(metavar="input|model|HZ", help="Of the stems.")] = "input",
-    offset: Annotated[float, typer.Option(metavar="SECONDS", help="Where in each input to start.")] = 0.0,
-    duration: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="How much of each input to separate.", show_default="all")
-    ] = None,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Audio or video files, directories of them, @LIST (a file with one path on each line), "
+            "or - for standard input.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the stems go.", rich_help_panel=_WHERE)] = Path(
+        "separated"
+    ),
     filename: Annotated[
-        str, typer.Option(help="Path of each stem below the output directory.")
+        str,
+        typer.Option(
+            help="Path of each stem below the output directory; also {parent} and {model}.", rich_help_panel=_WHERE
+        ),
     ] = "{track}/{stem}.{ext}",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.", rich_help_panel=_WHERE)
+    ] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave inputs alone whose stems are all there, complete and of the right length.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = False,
+    model: Annotated[
+        str,
+        typer.Option("-m", "--model", help="A name from `jaxsep models`, or a checkpoint.", rich_help_panel=_HOW),
+    ] = DEFAULT_MODEL,
+    wiener: Annotated[
+        bool,
+        typer.Option("--wiener", help="Use the multichannel Wiener filter (Spleeter's MWF).", rich_help_panel=_HOW),
+    ] = False,
+    offset: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Where in each input to start.", rich_help_panel=_HOW)
+    ] = 0.0,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="How much of each input to separate.", show_default="all", rich_help_panel=_HOW
+        ),
+    ] = None,
+    stems: Annotated[
+        str | None,
+        typer.Option(metavar="STEM,...", help="Write only these stems.", show_default="all", rich_help_panel=_WHAT),
+    ] = None,
+    two_stems: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEM",
+            help="Write this stem, and the mixture minus it as no_STEM.",
+            show_default="none",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     residual: Annotated[
-        bool, typer.Option("--residual", help="Also write 'residual': the mixture minus the stems written.")
+        bool,
+        typer.Option(
+            "--residual", help="Also write 'residual': the mixture minus the stems written.", rich_help_panel=_WHAT
+        ),
     ] = False,
     consistency: Annotated[
-        Consistency, typer.Option(help="'project' makes all stems sum to the mixture.")
+        Consistency,
+        typer.Option(help="'project' makes all stems sum to the mixture.", rich_help_panel=_WHAT),
     ] = Consistency.none,
-    clip: Annotated[
-        Clip, typer.Option(help="Beyond full scale: leave it, one lower gain for all stems, or limit each sample.")
-    ] = Clip.none,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Chunks at a time.", show_default="what the device likes")
+    format: Annotated[Format, typer.Option(help="Of the files written.", rich_help_panel=_WHAT)] = Format.wav,
+    subtype: Annotated[
+        Subtype | None,
+        typer.Option(help="Sample format of wav and flac.", show_default="as the input", rich_help_panel=_WHAT),
     ] = None,
-    device: Annotated[DeviceKind, typer.Option(help="Where to run; never falls back in silence.")] = DeviceKind.auto,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave inputs alone whose stems all exist.")
-    ] = False,
+    bitrate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="KBPS",
+            help="Of mp3 and ogg.",
+            show_default="320 or the highest there is",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    sample_rate: Annotated[
+        str, typer.Option(metavar="input|model|HZ", help="Of the stems.", rich_help_panel=_WHAT)
+    ] = "input",
+    clip: Annotated[
+        Clip,
+        typer.Option(
+            help="Beyond full scale: leave it, one lower gain for all stems, or limit each sample.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = Clip.none,
+    device: Annotated[
+        DeviceKind, typer.Option(help="Where to run; never falls back in silence.", rich_help_panel=_RUN)
+    ] = DeviceKind.auto,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Chunks at a time.", show_default="what the device likes", rich_help_panel=_RUN
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Write what was done, how fast, with what.", show_default="none"),
+        typer.Option(
+            metavar="FILE.json",
+            help="Write what was done, how fast, with what.",
+            show_default="none",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.", rich_help_panel=_RUN)] = False,
 ) -> int:
     """Separate songs into stems.
 
-    `jaxsep separate a/song.mp3` writes separated/song/vocals.wav and separated/song/accompaniment.wav.
+    `jaxsep separate a/song.mp3` writes separated/song/vocals.wav and separated/song/accompaniment.wav. Of a directory,
+    all that is audio in it and below it is separated, and its folders come again below the output directory.
     """
     if overwrite and skip_existing:
         raise ConfigError("--overwrite and --skip-existing contradict each other; use one of them.")
-    chosen = _selected_stems(stems)
+    if two_stems is not None and (stems is not None or residual):
+        raise ConfigError("--two-stems says which stems are written, and goes neither with --stems nor --residual.")
     config = _output_config(
         {
             "format": format.value,
@@ -133,7 +206,8 @@ def separate(
             "offset_seconds": offset,
             "duration_seconds": duration,
             "filename": filename,
-            "stems": chosen,
+            "stems": _selected_stems(stems),
+            "two_stems": two_stems,
             "residual": residual,
             "consistency": consistency.value,
             "clip": clip.value,
@@ -142,30 +216,35 @@ def separate(
     )
     if output.exists() and not output.is_dir():
         raise ConfigError(f"'{output}' is not a directory; name one for the stems with --output.")
-    checkpoint = find_model(model)
-    jax_device = choose_device(device)
-    use_compilation_cache()
-    compilation = CompilationCounter()
-    from jaxsep.dsp.wiener import NORBERT
-    from jaxsep.separation.outputs import plan
-    from jaxsep.separation.separator import Separator
-    from jaxsep.weights.checkpoint import read_spec
+    with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary:
+        spooled_stdin = Path(temporary) / STDIN_NAME
+        found = find_inputs(inputs, output=output, spooled_stdin=spooled_stdin)
+        checkpoint = find_model(model)
+        jax_device = choose_device(device)
+        use_compilation_cache()
+        compilation = CompilationCounter()
+        from jaxsep.dsp.wiener import NORBERT
+        from jaxsep.separation.outputs import plan
+        from jaxsep.separation.separator import Separator
+        from jaxsep.weights.checkpoint import read_spec
 
-    # All that can be refused is refused before the weights are read.
-    jobs = plan(inputs, output, read_spec(checkpoint).stems, config)
-    if report is not None:
-        check_report_path(report, jobs)
-    separator = Separator.from_pretrained(
-        model,
-        # Consistency spreads what is missing over all stems of the model, also where few are written.
-        stems=None if config.consistency == "project" else chosen,
-        wiener=NORBERT if wiener else None,
-        device=jax_device,
-        batch_size=batch_size,
-    )
-    started = time.perf_counter()
-    results = run_all(jobs, separator, config, quiet)
-    seconds = time.perf_counter() - started
+        if any(each.path == spooled_stdin for each in found):
+            spool_stdin(sys.stdin.buffer, spooled_stdin)
+        # All that can be refused is refused before the weights are read.
+        jobs = plan(found, output, read_spec(checkpoint), config)
+        if report is not None:
+            check_report_path(report, jobs)
+        separator = Separator.from_pretrained(
+            model,
+            # Consistency spreads what is missing over all stems of the model, also where few are written.
+            stems=None if config.consistency == "project" else config.chosen_stems,
+            wiener=NORBERT if wiener else None,
+            device=jax_device,
+            batch_size=batch_size,
+        )
+        started = time.perf_counter()
+        results = run_all(jobs, separator, config, quiet)
+        seconds = time.perf_counter() - started
     if report is not None:
         write_report(report, make_report(results, separator, config, wiener=wiener, compilation=compilation))
     if not quiet and (summary := summarise(results, separator.device, output, seconds)):

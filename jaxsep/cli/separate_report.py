@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from jaxsep.separation.track import FileReport
 
 
-def describe(done: "FileReport") -> dict[str, Any]:
-    """Returns the part of the report that is about one input."""
+def describe(input_name: str, done: "FileReport") -> dict[str, Any]:
+    """Returns the part of the report that is about one input, by the name that it was given by."""
     warnings = list(done.warnings)
     for name, stem in done.stems.items():
         if stem.clipped:
@@ -27,7 +27,7 @@ def describe(done: "FileReport") -> dict[str, Any]:
                 "--clip rescale avoids that, and so does --subtype FLOAT in wav files."
             )
     return {
-        "input": str(done.mixture),
+        "input": input_name,
         "status": "done",
         "duration_seconds": done.duration_seconds,
         "sample_rate": done.sample_rate,

@@ -3,6 +3,7 @@
 Options are in separate.py; what a run did is told in separate_report.py.
 """
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,8 @@ def run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", q
     pending = []
     for number, job in enumerate(jobs):
         if job.skipped:
-            console.print(f"{job.mixture}: skipped, all its stems exist")
-            results[number] = {"input": str(job.mixture), "status": "skipped"}
+            console.print(f"{job.name}: skipped, all its stems are there")
+            results[number] = {"input": job.name, "status": "skipped"}
         else:
             pending.append(number)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -45,7 +46,9 @@ def run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", q
 
         def show(job: "Job", progress: "library.Progress") -> None:
             speed = (seconds_before + progress.done_seconds) / (time.perf_counter() - started)
-            name = job.mixture.name if len(pending) == 1 else f"{finished + 1}/{len(pending)} {job.mixture.name}"
+            name = os.path.basename(job.name)
+            if len(pending) > 1:
+                name = f"{finished + 1}/{len(pending)} {name}"
             bars.update(
                 bar,
                 description=name,
@@ -58,13 +61,13 @@ def run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", q
         for number, (job, outcome) in zip(pending, outcomes, strict=True):
             finished += 1
             if isinstance(outcome, JaxsepError):
-                results[number] = {"input": str(job.mixture), "status": "failed", "error": str(outcome)}
+                results[number] = {"input": job.name, "status": "failed", "error": str(outcome)}
                 bars.stop()
                 print(f"jaxsep: {outcome}", file=sys.stderr)
                 bars.start()
                 continue
             seconds_before += outcome.duration_seconds
-            results[number] = describe(outcome)
+            results[number] = describe(job.name, outcome)
             for remark in results[number]["warnings"]:
                 console.print(f"warning: {remark}")
     return [results[number] for number in range(len(jobs))]

@@ -5,18 +5,23 @@ No audio is touched here.
 
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pydantic
 
 from jaxsep.config import Config
 from jaxsep.errors import ConfigError, nearest
+from jaxsep.separation.existing import stems_are_complete
+from jaxsep.separation.inputs import Input
+
+if TYPE_CHECKING:
+    from jaxsep.models.spec import ModelSpec
 
 RESIDUAL = "residual"
-FIELDS = ("track", "stem", "ext")
+FIELDS = ("track", "stem", "ext", "parent", "model")
 
 
 class OutputConfig(Config):
@@ -29,14 +34,17 @@ class OutputConfig(Config):
         sample_rate: 'input', 'model', or a rate in Hz.
         offset_seconds: Where in the input to start.
         duration_seconds: How much of the input to separate; None for all.
-        filename: Template of the path below the output directory, with {track}, {stem} and {ext}.
+        filename: Template of the path below the output directory, with {track}, {stem}, {ext}, {parent} (the directory
+            that holds the input) and {model}. Inputs from a directory keep their place in it, unless the template says
+            {parent}.
         stems: Which of the separator's stems are written; None for all.
         residual: Also write the mixture minus the stems written.
+        two_stems: Write this stem, and the mixture minus it as 'no_' and its name, and nothing else.
         consistency: 'project' changes all the model's stems by the same amount so that they sum to the mixture.
         clip: What happens to samples beyond full scale: 'none' writes as they are (PCM saturates, which is reported),
             'rescale' multiplies all stems by one gain, 'clamp' limits them.
         existing: What happens to files that are there already: 'refuse' to start, 'overwrite' them, or 'skip' inputs
-            whose files are all there.
+            whose files are all there, complete and of the right length, and overwrite the others.
     """
 
     format: Literal["wav", "flac", "ogg", "mp3"] = "wav"
@@ -48,6 +56,7 @@ class OutputConfig(Config):
     filename: str = "{track}/{stem}.{ext}"
     stems: tuple[str, ...] | None = None
     residual: bool = False
+    two_stems: str | None = None
     consistency: Literal["none", "project"] = "none"
     clip: Literal["none", "rescale", "clamp"] = "none"
     existing: Literal["refuse", "overwrite", "skip"] = "refuse"
@@ -69,9 +78,22 @@ class OutputConfig(Config):
             raise ValueError("the template needs {stem}, or all stems would have one name")
         return filename
 
+    @pydantic.model_validator(mode="after")
+    def _two_stems_are_two(self) -> "OutputConfig":
+        if self.two_stems is not None and (self.stems is not None or self.residual):
+            raise ValueError("two_stems says which stems are written, and goes neither with stems nor with residual")
+        return self
+
+    @property
+    def chosen_stems(self) -> tuple[str, ...] | None:
+        """Which of the separator's stems are written; None for all."""
+        return self.stems if self.two_stems is None else (self.two_stems,)
+
     @property
     def residual_name(self) -> str | None:
         """The name under which the mixture minus the stems written is written; None if it is not."""
+        if self.two_stems is not None:
+            return f"no_{self.two_stems}"
         return RESIDUAL if self.residual else None
 
 
@@ -80,60 +102,93 @@ class Job:
     """One input and the files that it becomes.
 
     Attributes:
-        mixture: The input.
-        stems: Path by stem, 'residual' last if it is asked for.
-        skipped: Whether all files are there already and are to be left as they are.
+        mixture: The input's file.
+        name: What messages and reports call it.
+        stems: Path by stem, the residual last if it is asked for.
+        skipped: Whether all files are there already, complete, and are to be left as they are.
     """
 
     mixture: Path
+    name: str
     stems: dict[str, Path]
     skipped: bool = False
 
 
-def plan(mixtures: Sequence[Path], directory: Path, stems: Sequence[str], config: OutputConfig) -> list[Job]:
+def plan(
+    inputs: Sequence[Input],
+    directory: Path,
+    spec: "ModelSpec",
+    config: OutputConfig,
+    *,
+    stems: Sequence[str] | None = None,
+) -> list[Job]:
     """Says which files a run will write, and refuses what cannot work before any work is done.
 
     Args:
-        mixtures: The inputs.
+        inputs: From `find_inputs`.
         directory: The output directory.
-        stems: Those of the separator.
+        spec: Of the model.
         config: How stems are written.
+        stems: Those of the separator; None for the model's.
 
     Raises:
         ConfigError: If two files would have one path, a path lies outside of the directory or is taken, or a stem is
             unknown.
     """
-    for stem in config.stems or ():
+    stems = spec.stems if stems is None else stems
+    for stem in config.chosen_stems or ():
         if stem not in stems:
             raise ConfigError(f"There is no stem '{stem}'.{nearest(stem, stems)}")
-    names = [*(config.stems or stems), *([config.residual_name] if config.residual_name else [])]
+    names = [*(config.chosen_stems or stems), *([config.residual_name] if config.residual_name else [])]
     jobs: list[Job] = []
-    taken: dict[str, Path] = {}
-    for mixture in mixtures:
-        paths = {name: directory / _relative_path(mixture, name, config) for name in names}
+    taken: dict[str, Input] = {}
+    read = {os.path.realpath(each.path) for each in inputs}
+    inside = os.path.realpath(directory)
+    for each in inputs:
+        paths = {name: directory / _relative_path(each, name, config, spec.name) for name in names}
         for path in paths.values():
             # Two spellings of one file are one file, on case-insensitive file systems too.
-            spelling = str(path.absolute()).casefold()
+            spelling = os.path.abspath(path).casefold()
             if spelling in taken:
-                first = taken[spelling]
                 raise ConfigError(
-                    f"'{first}' and '{mixture}' would both be written to '{path}'; "
+                    f"'{taken[spelling].name}' and '{each.name}' would both be written to '{path}'; "
                     "give one of them another output directory or use --filename."
                 )
-            taken[spelling] = mixture
+            taken[spelling] = each
         present = [path for path in paths.values() if _exists(path)]
-        inputs = {other.resolve() for other in mixtures}
         for path in present:
-            if path.resolve() in inputs:
-                raise ConfigError(
-                    f"'{path}' is an input of this run and would be overwritten; choose another output directory."
-                )
-            if config.existing == "refuse":
-                raise ConfigError(f"'{path}' exists; use --overwrite to replace it or --skip-existing to keep it.")
-            if config.existing == "overwrite" and not path.is_file():
-                raise ConfigError(f"'{path}' is not a regular file and will not be replaced.")
-        jobs.append(Job(mixture, paths, skipped=config.existing == "skip" and len(present) == len(paths)))
+            _check_replaceable(path, read, config)
+        _check_below(inside, paths)
+        skipped = (
+            config.existing == "skip"
+            and len(present) == len(paths)
+            and stems_are_complete(each.path, paths, config, spec.sample_rate)
+        )
+        jobs.append(Job(each.path, each.name, paths, skipped))
     return jobs
+
+
+def _check_replaceable(path: Path, read: Set[str], config: OutputConfig) -> None:
+    if os.path.realpath(path) in read:
+        raise ConfigError(
+            f"'{path}' is an input of this run and would be overwritten; choose another output directory."
+        )
+    if config.existing == "refuse":
+        raise ConfigError(f"'{path}' exists; use --overwrite to replace it or --skip-existing to keep it.")
+    if not path.is_file():
+        raise ConfigError(f"'{path}' is not a regular file and will not be replaced.")
+
+
+def _check_below(directory: str, paths: Mapping[str, Path]) -> None:
+    """Refuses links that lead out of the output directory, and folders that cannot be made."""
+    for folder in {path.parent for path in paths.values()}:
+        if os.path.commonpath([directory, os.path.realpath(folder)]) != directory:
+            raise ConfigError(f"'{folder}' leads out of the output directory by a link; remove it or use --filename.")
+        existing = folder
+        while not os.path.lexists(existing) and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            raise ConfigError(f"'{folder}' cannot be made: '{existing}' is not a directory; use another --output.")
 
 
 def _exists(path: Path) -> bool:
@@ -145,10 +200,16 @@ def _exists(path: Path) -> bool:
         ) from None
 
 
-def _relative_path(mixture: Path, stem: str, config: OutputConfig) -> Path:
-    # Made absolute first: '.' and '..' are no names.
-    track = Path(os.path.abspath(mixture)).stem
-    relative = Path(config.filename.format(track=track, stem=stem, ext=config.format))
+def _relative_path(each: Input, stem: str, config: OutputConfig, model: str) -> Path:
+    values = {
+        "track": each.track,
+        "stem": stem,
+        "ext": config.format,
+        "parent": each.parent or "root",
+        # A name from outside must not become folders.
+        "model": model.replace("/", "_").replace("\\", "_").strip(". ") or "model",
+    }
+    relative = Path(config.filename.format(**values))
     if relative.is_absolute() or ".." in relative.parts or relative == Path("."):
         raise ConfigError(
             f"The template '{config.filename}' gives '{relative}', which is not below the output directory."
@@ -158,4 +219,4 @@ def _relative_path(mixture: Path, stem: str, config: OutputConfig) -> Path:
         raise ConfigError(
             f"The template '{config.filename:.80}' gives a name longer than 255 bytes; use a shorter one."
         )
-    return relative
+    return relative if "{parent}" in config.filename else Path(each.folder) / relative

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from jaxsep.errors import ConfigError, JaxsepError
+from jaxsep.separation.inputs import Input
 from jaxsep.separation.mixtures import Mixture, Progress, ProgressCallback
 from jaxsep.separation.outputs import Job, OutputConfig, plan
 from jaxsep.separation.separator import Separator
@@ -48,7 +49,8 @@ def separate_file(
     """
     separator = Separator.from_pretrained("spleeter-2stems") if separator is None else separator
     config = OutputConfig() if config is None else config
-    (job,) = plan([Path(mixture)], Path(directory), separator.stems, config)
+    each = Input.of_file(Path(mixture))
+    (job,) = plan([each], Path(directory), separator.model.spec, config, stems=separator.stems)
     if job.skipped:
         raise ConfigError(f"All stems of '{mixture}' are in '{directory}' already.")
     report = None if progress is None else lambda _, done: progress(done)

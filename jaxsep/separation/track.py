@@ -133,9 +133,9 @@ class Track:
                 raise self._failure
             return self._finished()
         except JaxsepError as failure:
-            return failure
+            return type(failure)(self._by_name(str(failure)))
         except OSError as failure:  # the disk is full of what is kept on it between two passes
-            return SeparationError(f"{self.job.mixture}: {failure.strerror or failure}.")
+            return SeparationError(f"{self.job.name}: {failure.strerror or failure}.")
         finally:
             self.discard()
 
@@ -259,8 +259,12 @@ class Track:
             },
             gain=self._gain,
             timings={**self._seconds, **self._clock()},
-            warnings=(self._reader.warning,) if self._reader.warning else (),
+            warnings=(self._by_name(self._reader.warning),) if self._reader.warning else (),
         )
+
+    def _by_name(self, message: str) -> str:
+        """Standard input is read from a file that no one knows."""
+        return message.replace(str(self.job.mixture), self.job.name)
 
     def _output_length(self) -> int:
         assert self._reader is not None

@@ -10,6 +10,7 @@ from separation.conftest import noise
 from jaxsep.audio import AudioWriter
 from jaxsep.dsp.overlap_add import Chunking
 from jaxsep.errors import AudioError, ConfigError, JaxsepError, SeparationAborted, SeparationError
+from jaxsep.separation.inputs import Input
 from jaxsep.separation.outputs import OutputConfig, plan
 from jaxsep.separation.separator import Separator
 from jaxsep.separation.stream import run_jobs, separate_file
@@ -162,6 +163,10 @@ def test_report_holds_levels_and_timings(run, song):
     assert 0 < sum(report.timings.values()) - report.timings["total"] <= report.timings["total"]
 
 
+def planned(paths, directory, separator):
+    return plan([Input.of_file(path) for path in paths], directory, separator.model.spec, OutputConfig())
+
+
 def leftovers(directory):
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
@@ -232,7 +237,7 @@ def test_files_share_batches_and_fail_alone(gains_model, tmp_path, batch_size):
         soundfile.write(paths[-1], mixture, 44100, subtype="FLOAT")
     paths[2].write_text("no audio")
     separator = Separator(gains_model(), batch_size=batch_size)
-    jobs = plan([*paths, tmp_path / "missing.wav"], tmp_path / "out", separator.stems, OutputConfig())
+    jobs = planned([*paths, tmp_path / "missing.wav"], tmp_path / "out", separator)
     outcomes = list(run_jobs(jobs, separator, OutputConfig()))
     assert [job for job, _ in outcomes] == jobs
     failed = {number for number, (_, outcome) in enumerate(outcomes) if isinstance(outcome, JaxsepError)}
@@ -256,7 +261,7 @@ def test_chunks_of_several_files_share_a_batch(gains_model, tmp_path):
     calls = []
     compiled = separator._runner._call
     separator._runner._call = lambda *arguments: calls.append(len(arguments[1])) or compiled(*arguments)
-    jobs = plan(paths, tmp_path / "out", separator.stems, OutputConfig())
+    jobs = planned(paths, tmp_path / "out", separator)
     assert len([outcome for _, outcome in run_jobs(jobs, separator, OutputConfig())]) == 6
     assert calls == [4, 2]
 
@@ -266,7 +271,7 @@ def test_stopping_in_the_middle_of_many_files_leaves_only_complete_ones(gains_mo
     for path in paths:
         soundfile.write(path, noise(5000), 44100)
     separator = Separator(gains_model())
-    jobs = plan(paths, tmp_path / "out", separator.stems, OutputConfig())
+    jobs = planned(paths, tmp_path / "out", separator)
     done = []
     with pytest.raises(SeparationAborted):
         for job, _ in run_jobs(jobs, separator, OutputConfig(), progress=lambda job, _: job.mixture.name != "3.wav"):

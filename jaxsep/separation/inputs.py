@@ -1,0 +1,143 @@
+"""What a run reads: files, directories, lists of files and standard input, as one list of inputs. Decodes nothing."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from jaxsep.errors import ConfigError
+
+STDIN = "-"
+STDIN_NAME = "stdin"
+# What is taken for audio in a directory: what libsndfile and FFmpeg commonly read. Of a file that is named, no matter.
+AUDIO_SUFFIXES = frozenset(
+    ".3gp .aac .ac3 .aif .aifc .aiff .ape .au .avi .caf .dsf .flac .flv .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp3 .mp4 "
+    ".mpc .mpeg .mpg .oga .ogg .ogv .opus .rf64 .snd .spx .tta .w64 .wav .wave .webm .wma .wmv .wv".split()
+)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file to be separated.
+
+    Attributes:
+        path: The file that is read.
+        name: What messages and reports call it.
+        track: What its stems are called after.
+        folder: Where it lies below the directory that was given; its stems lie there below the output directory.
+    """
+
+    path: Path
+    name: str
+    track: str
+    folder: str = ""
+
+    @classmethod
+    def of_file(cls, path: Path, folder: str = "") -> "Input":
+        """Returns a file as an input."""
+        # Made absolute first: '.' and '..' are no names.
+        return cls(path, str(path), Path(os.path.abspath(path)).stem, folder)
+
+    @property
+    def parent(self) -> str:
+        """The name of the directory that holds it."""
+        return STDIN_NAME if self.name == STDIN_NAME else Path(os.path.abspath(self.path)).parent.name
+
+
+def find_inputs(arguments: Sequence[str], *, output: Path, spooled_stdin: Path) -> list[Input]:
+    """Returns the inputs that arguments stand for, in their order, each once.
+
+    A file is itself, whatever its name; a directory, the audio files in it and below it, sorted by name; `@list.txt`,
+    what its lines name, one on each, but for blank ones and those that start with '#'; `-`, standard input. In
+    directories, hidden names, links to directories and the output directory are left out.
+
+    Args:
+        arguments: As given.
+        output: The output directory.
+        spooled_stdin: The file that stands for standard input; see `spool_stdin`.
+
+    Raises:
+        ConfigError: A list or directory gives nothing, a list cannot be read, or standard input is named twice.
+    """
+    inputs: dict[tuple[str, str], Input] = {}
+    for argument in _without_lists(arguments):
+        if argument == STDIN:
+            found = [Input(spooled_stdin, STDIN_NAME, STDIN_NAME)]
+            if any(known.name == STDIN_NAME for known in inputs.values()):
+                raise ConfigError("Standard input ('-') can be read once only.")
+        elif os.path.isdir(argument):
+            found = _in_directory(Path(argument), output)
+        else:
+            found = [Input.of_file(Path(argument))]
+        for each in found:
+            inputs.setdefault((os.path.realpath(each.path), each.folder), each)
+    return list(inputs.values())
+
+
+def spool_stdin(stdin: BinaryIO, path: Path) -> None:
+    """Copies standard input to a file: decoders go back and forth in it. Memory stays bounded.
+
+    Raises:
+        ConfigError: It is a terminal, empty, or the disk does not hold it.
+    """
+    if stdin.isatty():
+        raise ConfigError("Standard input ('-') is a terminal; pipe audio into it.")
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(stdin, file, 1 << 20)
+            size = file.tell()
+    except OSError as error:
+        raise ConfigError(f"Standard input cannot be kept in '{path.parent}': {error.strerror}.") from None
+    if not size:
+        raise ConfigError("Standard input ('-') is empty; pipe audio into it.")
+
+
+def _without_lists(arguments: Sequence[str]) -> Iterator[str]:
+    for argument in arguments:
+        if not argument:
+            raise ConfigError("An input has an empty name.")
+        if argument.startswith("@"):
+            yield from _read_list(Path(argument[1:]))
+        else:
+            yield argument
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        # File names are bytes, and not all of them are text.
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it has no such name"
+        raise ConfigError(
+            f"The list '{path}' cannot be read: {reason}; a file whose own name starts with '@' is written './@...'."
+        ) from None
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    # Only the line's end is cut off: names may end in spaces.
+    names = [line for line in lines if line.strip() and not line.startswith("#")]
+    if not names:
+        raise ConfigError(f"The list '{path}' names no files; write one path on each line.")
+    return names
+
+
+def _in_directory(directory: Path, output: Path) -> list[Input]:
+    own_output = os.path.realpath(output)
+    if os.path.realpath(directory) == own_output:
+        raise ConfigError(
+            f"'{directory}' is the output directory, whose stems would become inputs; choose another by --output."
+        )
+    found = []
+    for root, directories, files in os.walk(directory):
+        directories[:] = sorted(
+            name
+            for name in directories
+            if not name.startswith(".") and os.path.realpath(os.path.join(root, name)) != own_output
+        )
+        folder = "" if root == str(directory) else os.path.relpath(root, directory)
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES:
+                found.append(Input.of_file(Path(root) / name, folder))
+    if not found:
+        raise ConfigError(f"There is no audio in the directory '{directory}'; what counts is the ending of file names.")
+    return found
