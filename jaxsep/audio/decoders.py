@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
+from jaxsep.audio.tags import clean_tags
 from jaxsep.errors import AudioError
 
 # What libsndfile reads best, by the first bytes of the file: a name's ending says nothing certain. Mp3 is not among
@@ -74,7 +75,12 @@ class AudioInfo:
 
 
 class LibsndfileDecoder:
-    """Decoding by libsndfile, which knows the count of frames and seeks exactly."""
+    """Decoding by libsndfile, which knows the count of frames and seeks exactly.
+
+    Attributes:
+        info: What the file says of its audio.
+        tags: What it says of its song.
+    """
 
     damaged_packets = 0
     stated_seconds = None
@@ -97,6 +103,7 @@ class LibsndfileDecoder:
             format=self._file.format,
             subtype=self._file.subtype,
         )
+        self.tags = clean_tags(self._file.copy_metadata())
 
     def chunks(self, start: int, length: int) -> Iterator[np.ndarray]:
         """Yields float32 (time, channel) from frame `start` to the end, `length` frames at a time."""
@@ -115,6 +122,7 @@ class FFmpegDecoder:
 
     Attributes:
         info: What the file says of its audio.
+        tags: What it says of its song.
         stated_seconds: The duration that the header states and that is not exact, or None where it states none.
         damaged_packets: How many the last run of `chunks` could not decode.
     """
@@ -143,6 +151,7 @@ class FFmpegDecoder:
                 format=name.upper(),
                 subtype=_subtype(codec),
             )
+            self.tags = clean_tags(container.tags)
 
     def chunks(self, start: int, length: int) -> Iterator[np.ndarray]:
         """Yields float32 (time, channel) from frame `start` to the end, as much as each packet holds."""
@@ -258,6 +267,8 @@ class _Container:
             self.close()
             raise AudioError(f"{path} holds an audio stream that FFmpeg cannot decode.")
         self.format_name = self._container.format.name.split(",")[0]
+        # Ogg keeps tags with the stream, most others with the file.
+        self.tags = {**self._container.metadata, **self.stream.metadata}
         self.stream_count = len(self._container.streams)
         self.duration_seconds = self._container.duration / av.time_base if self._container.duration else None
 

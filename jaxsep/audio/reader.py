@@ -41,7 +41,8 @@ class AudioReader:
     not sample-exact.
 
     Attributes:
-        info: What the file says of itself.
+        info: What the file says of its audio.
+        tags: What it says of its song: title, artist and the like, by the names of `jaxsep.audio.tags.TAGS`.
         truncated: The file ends before its header says it would. Known when `blocks` has ended, for some formats
             before.
         warning: One sentence on what was missing or damaged, or None.
@@ -69,6 +70,7 @@ class AudioReader:
         self._closed = False
         self._decoder = open_decoder(Path(path))
         self.info = self._decoder.info
+        self.tags = self._decoder.tags
         rate, total = self.info.sample_rate, self.info.frames
         self._start = round(offset_seconds * rate)
         self._limit: int | None = None

@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from jaxtyping import Float32
 
 from jaxsep.audio.formats import BYTES_PER_SAMPLE, MAX_WAV_DATA_BYTES, check_output, choose_subtype, compression
 from jaxsep.audio.reader import probe
+from jaxsep.audio.tags import clean_tags
 from jaxsep.errors import AudioError, ConfigError
 
 _SCALE_BITS = {"PCM_16": 16, "PCM_24": 24}
@@ -49,6 +51,7 @@ class AudioWriter:
         format: str,
         subtype: str,
         bitrate_kbps: int | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Creates missing folders and the temporary file.
 
@@ -60,6 +63,7 @@ class AudioWriter:
             subtype: One of `SUBTYPES[format]`.
             bitrate_kbps: Of mp3, exact and constant; of ogg, the nominal average of stereo at 44.1 kHz. None is 320, or
                 the highest that mp3 has at this sample rate.
+            tags: What the file says of its song, by the names of `jaxsep.audio.tags.TAGS`.
 
         Raises:
             ConfigError: These do not go together; see `check_output`.
@@ -72,13 +76,15 @@ class AudioWriter:
         self.peak = 0.0
         self.clipped = 0
         self._sum_of_squares = 0.0
-        self._finished = False
+        self._finished = self._named = False
+        self._made_folders: list[Path] = []
         self._sample_rate = sample_rate
         self._channels = channels
         self._format = format
         self._subtype = choose_subtype(format, subtype, subtype)
         self._temporary = self.path.with_name(_temporary_name(self.path.name))
         try:
+            self._made_folders = [folder for folder in self.path.parents if not folder.exists()]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file: _OutputFile | None = _OutputFile(self._temporary)
         except OSError as error:
@@ -102,6 +108,9 @@ class AudioWriter:
                 f"libsndfile cannot write {format} ({subtype}) of {channels} channels at {sample_rate} Hz: "
                 f"{error.error_string}"
             ) from None
+        for name, value in clean_tags(tags or {}).items():
+            with suppress(soundfile.LibsndfileError):  # a tag that a format has no place for is no reason to fail
+                setattr(self._encoder, name, value)
         self._fail_where_the_disk_did(self._file)
 
     @property
@@ -181,19 +190,27 @@ class AudioWriter:
         except OSError as error:
             self._fail(str(error.strerror))
         self._file = None
+        self._named = True
 
     def discard(self) -> None:
-        """Removes the temporary file and leaves the final name as it was. After `close` it does nothing."""
-        if self._file is None:
+        """Removes the temporary file, and folders made for it that hold nothing else. After `close` it does nothing.
+
+        Can be called again: when others have discarded what they had in a folder, it goes.
+        """
+        if self._named:
             return
-        file, self._file = self._file, None
-        file.ignore_writes()
-        if self._encoder is not None:
-            with suppress(soundfile.LibsndfileError):
-                self._encoder.close()
-        file.close()
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.ignore_writes()
+            if self._encoder is not None:
+                with suppress(soundfile.LibsndfileError):
+                    self._encoder.close()
+            file.close()
+            with suppress(OSError):
+                self._temporary.unlink()
         with suppress(OSError):
-            self._temporary.unlink()
+            for folder in self._made_folders:
+                folder.rmdir()
 
     def __enter__(self) -> "AudioWriter":
         return self

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -63,5 +63,8 @@ class Encoder:
         return self._thread.submit(work).result()
 
     def of_each(self, work: Callable[..., None], *arguments: Iterable[Any]) -> None:
-        """Calls in parallel, as `map` does."""
-        list(self._stems.map(work, *arguments))
+        """Calls in parallel, as `map` does; an error is raised when no call is at work any more."""
+        calls = [self._stems.submit(work, *each) for each in zip(*arguments, strict=True)]
+        wait(calls)
+        for call in calls:
+            call.result()

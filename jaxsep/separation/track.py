@@ -171,6 +171,7 @@ class Track:
                 format=config.format,
                 subtype=self._subtype,
                 bitrate_kbps=config.bitrate_kbps,
+                tags=reader.tags,
             )
             self._stack.callback(writer.discard)
             self._writers[name] = writer

@@ -1,0 +1,109 @@
+"""Bad files: one sentence, a status that is not 0, clean streams, nothing half-written; cut files as far as they go.
+
+In processes of their own, since decoders write to the file descriptor of standard error.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from cli.conftest import SCRIPT, files, read, write_song
+
+
+def refused(done, status, *words):
+    """One sentence on standard error, none of it a traceback or a decoder's note; nothing on standard output."""
+    assert done.returncode == status, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("jaxsep: ") and lines[0].endswith((".", "?")), done.stderr
+    for word in words:
+        assert word in lines[0]
+    assert done.stdout == ""
+
+
+def bad_inputs():
+    """What each file is made of, and the words that its refusal holds."""
+    nan = np.zeros((44100, 2), np.float32)
+    nan[11025] = np.nan
+    infinite = np.zeros((44100, 1), np.float32)
+    infinite[22050] = -np.inf
+    return {
+        "missing.wav": (None, ["no file missing.wav"]),
+        "empty.wav": (b"", ["empty.wav is empty"]),
+        "text.mp3": (b"these are no samples\n" * 100, ["text.mp3 is not audio"]),
+        "noise.flac": (
+            np.random.default_rng(0).bytes(50_000),
+            ["noise.flac", "FFmpeg cannot decode"],
+        ),
+        "frameless.wav": (np.zeros((0, 2), np.float32), ["frameless.wav", "no samples"]),
+        "nan.wav": (nan, ["nan.wav holds nan at 0.25"]),
+        "infinite.wav": (infinite, ["infinite.wav holds -inf at 0.5"]),
+        "header.flac": (b"fLaC" + bytes(60), ["header.flac"]),
+        "picture.png": (b"\x89PNG\r\n\x1a\n" + bytes(1000), ["picture.png"]),
+        "playlist.m3u": (b"#EXTM3U\n/etc/passwd\nhttp://localhost:1/\n", ["playlist.m3u"]),
+    }
+
+
+@pytest.mark.parametrize("name", bad_inputs())
+def test_a_bad_file_is_one_sentence(process, place, name):
+    content, words = bad_inputs()[name]
+    if isinstance(content, bytes):
+        Path(name).write_bytes(content)
+    elif content is not None:
+        soundfile.write(name, content, 44100, subtype="FLOAT")
+    before = files()
+    refused(process("separate", name), 1, *words)
+    assert files() == before
+    assert not Path("separated").exists()
+
+
+@pytest.mark.parametrize("place_of_output", ["song.wav", "song.wav/below", "dangling", "/proc/here"])
+def test_an_output_directory_that_cannot_be_written_is_one_sentence(process, place, place_of_output):
+    write_song("song.wav", 0.1)
+    os.symlink("nowhere/at/all", "dangling")
+    done = process("separate", "song.wav", "-o", place_of_output)
+    refused(done, done.returncode, place_of_output)
+    assert done.returncode in (1, 2)
+    assert files() == ["song.wav"]
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "ogg", "mp3"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(place, format):
+    """A process may write files of 100 kB, and the stems are longer."""
+    write_song("song.wav", 4.0)
+    # By the shell: forking a process that has threads warns, and bash counts in KiB.
+    command = f"ulimit -f 98; exec '{SCRIPT}' separate song.wav --format {format}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    refused(done, 1, "cannot be written", "File too large")
+    assert files() == ["song.wav"]
+    assert not Path("separated").exists()
+
+
+def test_what_the_run_made_before_it_failed_is_taken_away_and_what_was_there_stays(process, place):
+    write_song("song.wav", 0.1)
+    Path("separated/other").mkdir(parents=True)
+    Path("separated/other/vocals.wav").write_text("mine")
+    Path("nan.wav").write_bytes(b"")
+    assert process("separate", "nan.wav", "song.wav").returncode == 1
+    assert sorted(path.name for path in Path("separated").iterdir()) == ["other", "song"]
+    assert Path("separated/other/vocals.wav").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["song.wav", "song.flac", "song.ogg", "song.mp3"])
+def test_a_cut_file_is_separated_as_far_as_it_goes_and_the_report_says_so(process, place, name):
+    mixture = write_song("whole.wav", 3.0)
+    soundfile.write(name, mixture, 44100)
+    data = Path(name).read_bytes()
+    Path(name).write_bytes(data[: len(data) * 2 // 3])
+    done = process("separate", name, "--report", "report.json")
+    assert done.returncode == 0, done.stderr
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith(f"warning: {name} is cut short or damaged")
+    (entry,) = json.loads(Path("report.json").read_text())["files"]
+    assert entry["warnings"] == [warning.removeprefix("warning: ")]
+    stem = read("separated/song/vocals.wav")
+    assert 0.5 * len(mixture) < len(stem) < 0.8 * len(mixture)
+    assert entry["stems"]["vocals"]["frames"] == len(stem)
