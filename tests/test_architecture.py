@@ -21,6 +21,7 @@ RANKS = {
     "errors": 0,
     "config": 0.5,
     "environment": 0,
+    "unfinished": 0,
     "dsp": 1,
     "audio": 1,
     "metrics": 1,

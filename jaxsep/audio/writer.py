@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
+from jaxsep import unfinished
 from jaxsep.audio.formats import BYTES_PER_SAMPLE, MAX_WAV_DATA_BYTES, check_output, choose_subtype, compression
 from jaxsep.audio.reader import probe
 from jaxsep.audio.tags import clean_tags
@@ -84,10 +85,14 @@ class AudioWriter:
         self._subtype = choose_subtype(format, subtype, subtype)
         self._temporary = self.path.with_name(_temporary_name(self.path.name))
         try:
-            self._made_folders = [folder for folder in self.path.parents if not folder.exists()]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: _OutputFile | None = _OutputFile(self._temporary)
+            with unfinished.changing_names:
+                self._made_folders = [folder for folder in self.path.parents if not folder.exists()]
+                unfinished.begin(self._temporary, self._made_folders)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file: _OutputFile | None = _OutputFile(self._temporary)
         except OSError as error:
+            self._file = None
+            self.discard()
             raise AudioError(f"{self.path} cannot be written: {error.strerror}.") from None
         self._encoder: soundfile.SoundFile | None = None
         level, mode = compression(format, bitrate_kbps, sample_rate)
@@ -186,7 +191,9 @@ class AudioWriter:
             return
         self.finish()
         try:
-            os.replace(self._temporary, self.path)
+            with unfinished.changing_names:
+                os.replace(self._temporary, self.path)
+                unfinished.end(self._temporary)
         except OSError as error:
             self._fail(str(error.strerror))
         self._file = None
@@ -208,6 +215,7 @@ class AudioWriter:
             file.close()
             with suppress(OSError):
                 self._temporary.unlink()
+        unfinished.end(self._temporary)
         with suppress(OSError):
             for folder in self._made_folders:
                 folder.rmdir()

@@ -1,66 +1,54 @@
-"""How Ctrl-C and SIGTERM end a run: as KeyboardInterrupt, once, surely, with time to clean up, and then at once."""
+"""How Ctrl-C and SIGTERM end a run: at once, whatever it is doing, with nothing half-written left behind.
 
-import _thread
+No exception is raised: a signal comes between any two instructions, and where JAX or a finalizer has called Python, an
+exception is lost or ends the process with a crash; while XLA compiles, Python does not run at all. Instead the signal's
+number comes down a socket to a thread that takes away what is unfinished and ends the process.
+"""
+
 import os
 import signal
+import socket
 import sys
 import threading
-from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from jaxsep import unfinished
 
 INTERRUPTED = 130
-# Signals that pass while the first one's cleaning up goes on: Ctrl-C is pressed twice, and supervisors send several.
-IGNORED_REPETITIONS = 2
-_AGAIN_SECONDS = 0.01
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
-class Interrupt:
-    """Turns the first signal into KeyboardInterrupt and lets the next ones pass; a fourth ends the process.
-
-    A signal comes between any two instructions, and in some places what it raises is printed and forgotten: in JAX's
-    callback of the garbage collector, and in all finalizers. There it is raised again a moment later.
-    """
-
-    def __init__(self) -> None:
-        self._received = 0
-        self._signal = signal.SIGINT
-
-    def install(self) -> None:
-        """Handles SIGINT and SIGTERM from now on, save where the caller of the process has them ignored (nohup)."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                signal.signal(signum, self._handle)
-        sys.unraisablehook = self._raised_in_vain
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        self._received += 1
-        self._signal = signal.Signals(signum)
-        if self._received == 1:
-            raise KeyboardInterrupt
-        if self._received > 1 + IGNORED_REPETITIONS:
-            os._exit(INTERRUPTED)
-
-    def _raised_in_vain(self, unraisable: Any) -> None:
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
-            sys.__unraisablehook__(unraisable)
-            return
-        self._received = 0
-        threading.Timer(_AGAIN_SECONDS, _send_to_main_thread, [self._signal]).start()
+def end_on_signals() -> None:
+    """Handles SIGINT and SIGTERM from now on, save where the caller of the process has them ignored (nohup)."""
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    if not numbers:
+        return
+    arriving, leaving = socket.socketpair()
+    leaving.setblocking(False)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(leaving.fileno(), warn_on_full_buffer=False)
+    # Both ends live as long as the thread.
+    threading.Thread(target=_wait, args=(arriving, leaving, set(numbers)), name="signals", daemon=True).start()
 
 
-def _send_to_main_thread(signum: signal.Signals) -> None:
-    main_thread = threading.main_thread().ident
-    if hasattr(signal, "pthread_kill") and main_thread is not None:
-        signal.pthread_kill(main_thread, signum)  # wakes it, too, where it waits
-    else:
-        _thread.interrupt_main(signal.Signals(signum))
+def _wait(arriving: socket.socket, leaving: socket.socket, numbers: set[int]) -> None:
+    while arriving.recv(1)[0] not in numbers:
+        continue
+    unfinished.changing_names.acquire()
+    unfinished.discard_all()
+    # Not by print: the interrupted thread may hold the stream's lock.
+    if os.isatty(2):
+        os.write(2, b"\r" + _SHOW_CURSOR)  # the progress bar hides it
+    os.write(2, b"jaxsep: interrupted\n")
+    os._exit(INTERRUPTED)
 
 
 def end_at_once(status: int) -> NoReturn:
     """Ends the process without taking the interpreter down.
 
-    XLA's threads may be compiling or computing after an interruption, and taking the interpreter down under them
-    crashes the process; after a run it takes 0.2 s. What is to be cleaned up has been by now.
+    XLA's threads may be at work after an error, and taking the interpreter down under them crashes the process; after a
+    run it takes 0.2 s. What is to be cleaned up has been by now.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

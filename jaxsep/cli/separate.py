@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxsep import unfinished
 from jaxsep.cli.runtime import (
     CompilationCounter,
     DeviceKind,
@@ -216,10 +217,10 @@ def separate(
     )
     if output.exists() and not output.is_dir():
         raise ConfigError(f"'{output}' is not a directory; name one for the stems with --output.")
-    with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary:
+    with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary, unfinished.watched(Path(temporary)):
         spooled_stdin = Path(temporary) / STDIN_NAME
         found = find_inputs(inputs, output=output, spooled_stdin=spooled_stdin)
-        checkpoint = find_model(model)
+        checkpoint = find_model(model, quiet=quiet)
         jax_device = choose_device(device)
         use_compilation_cache()
         compilation = CompilationCounter()

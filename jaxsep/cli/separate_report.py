@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxsep import unfinished
 from jaxsep.environment import peak_memory_bytes, processor, versions
 from jaxsep.errors import ConfigError, SeparationError
 
@@ -126,8 +127,9 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
     """
     temporary = _temporary(path)
     try:
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with unfinished.watched(temporary):
+            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise SeparationError(f"The report '{path}' cannot be written: {error.strerror}.") from None

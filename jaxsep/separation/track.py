@@ -14,6 +14,7 @@ from threading import Lock
 import numpy as np
 from jaxtyping import Float
 
+from jaxsep import unfinished
 from jaxsep.audio import AudioReader, AudioWriter, Resampler, check_output, choose_subtype, resampled_length
 from jaxsep.errors import JaxsepError, SeparationError
 from jaxsep.separation.mixtures import Mixture, ProgressCallback
@@ -243,10 +244,11 @@ class Track:
             for stems in self._spool.blocks():
                 self._encode(stems)
         with self._measure("encode"):
-            # None gets its name before all are complete.
+            # None gets its name before all are complete, nor without the others.
             self._encoder.of_each(AudioWriter.finish, self._writers.values())
-            for writer in self._writers.values():
-                writer.close()
+            with unfinished.changing_names:
+                for writer in self._writers.values():
+                    writer.close()
         info = self._reader.info
         return FileReport(
             mixture=self.job.mixture,

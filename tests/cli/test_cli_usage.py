@@ -68,7 +68,6 @@ def refused(result, *words):
         (["--stems", ""], ["--stems is ''"]),
         (["--model", "spleter-2stems"], ["'spleter-2stems'", "Did you mean 'spleeter-2stems'"]),
         (["--model", "./nothing.safetensors"], ["no checkpoint at nothing.safetensors"]),
-        (["--model", "spleeter-2stems-fp32"], ["not on this machine", "jaxsep convert"]),
         (["--output", "song.wav"], ["'song.wav' is not a directory"]),
         (["--report", "."], ["'.' is not a regular file"]),
         (["--report", "/dev/null"], ["'/dev/null' is not a regular file"]),
