@@ -143,6 +143,9 @@ class AudioReader:
             self._decoder.close()
             try:
                 self._decoder = FFmpegDecoder(self.info.path)
+                found = self._decoder.info
+                if (found.sample_rate, found.channels) != (self.info.sample_rate, self.info.channels):
+                    raise AudioError("They do not agree on what it is.")
             except AudioError:
                 raise AudioError(f"{self.info.path} cannot be decoded: {error.error_string}") from None
             self._report_truncated("libsndfile cannot decode all of it")

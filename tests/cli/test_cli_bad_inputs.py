@@ -10,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import soundfile
+import torch
 from cli.conftest import SCRIPT, files, read, write_song
+from weights.small_models import small_spec, small_variables
+
+from jaxsep.weights.checkpoint import save_checkpoint
 
 
 def refused(done, status, *words):
@@ -107,3 +112,66 @@ def test_a_cut_file_is_separated_as_far_as_it_goes_and_the_report_says_so(proces
     stem = read("separated/song/vocals.wav")
     assert 0.5 * len(mixture) < len(stem) < 0.8 * len(mixture)
     assert entry["stems"]["vocals"]["frames"] == len(stem)
+
+
+def write_bad_checkpoint(path, kind):
+    """A small checkpoint, damaged or other than it says, and the words of its refusal."""
+    spec = small_spec()
+    save_checkpoint(path, spec, small_variables(spec))
+    data = path.read_bytes()
+    if kind == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "flipped":
+        path.write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+    elif kind == "text":
+        path.write_text("no weights")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "torch":
+        torch.save({"weight": torch.ones(3)}, path)
+    else:
+        arrays = safetensors.numpy.load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        described = {name: text for name, text in metadata.items()}
+        for name, text in described.items():
+            changed = text.replace('"unet"', '"u-net"') if kind == "family" else text
+            changed = changed.replace('"format_version":1', '"format_version":99') if kind == "version" else changed
+            changed = changed.replace('"filters":[2,3]', '"filters":[2,4]') if kind == "shapes" else changed
+            changed = changed.replace('"n_sources"', '"n_source"') if kind == "key" else changed
+            metadata[name] = changed
+        assert metadata != described
+        safetensors.numpy.save_file(arrays, path, metadata)
+
+
+@pytest.mark.parametrize("command", ["separate", "info"])
+@pytest.mark.parametrize(
+    "kind", ["cut", "flipped", "text", "empty", "torch", "family", "version", "shapes", "key", "missing", "folder"]
+)
+def test_a_bad_checkpoint_is_one_sentence(jaxsep, place, command, kind):
+    write_song("song.wav", 0.1)
+    path = place / "model.safetensors"
+    if kind == "folder":
+        path = place / "model"
+        path.mkdir()
+    elif kind != "missing":
+        write_bad_checkpoint(path, kind)
+    before = files()
+    arguments = ["song.wav", "-m", path] if command == "separate" else [path]
+    result = jaxsep(command, *arguments)
+    assert result.exit_code in (1, 2)
+    assert result.stderr.startswith("jaxsep: ") and result.stderr.count("\n") == 1
+    assert path.name in result.stderr
+    assert files() == before
+
+
+def test_unknown_names_are_met_with_the_nearest(jaxsep, place):
+    write_song("song.wav", 0.1)
+    write_bad_checkpoint(place / "model.safetensors", "key")
+    for arguments, hint in (
+        (["-m", "spleeter-2stem"], "Did you mean 'spleeter-2stems'"),
+        (["-m", "model.safetensors"], "unknown key 'n_source'. Did you mean 'n_sources'"),
+    ):
+        result = jaxsep("separate", "song.wav", *arguments)
+        assert result.exit_code in (1, 2)
+        assert hint in result.stderr

@@ -93,7 +93,9 @@ def test_a_run_and_its_release_separate_to_the_same_bytes_as_the_bundled_file(ja
     assert out.startswith("spleeter-2stems (vocals, accompaniment) is in run, sha256 ")
     out = succeeded(jaxsep("convert", "run", "-o", "release.safetensors", "--dtype", "float16"))
     assert out.endswith(f"is in release.safetensors, sha256 {SHA256['float16']}\n")
-    assert Path("release.safetensors").read_bytes() == BUNDLED.read_bytes()
+    # Behind the header, where a newer jaxsep may say more than the one that wrote the bundled file, the same bytes.
+    size = 2 * 19_649_422
+    assert Path("release.safetensors").read_bytes()[-size:] == BUNDLED.read_bytes()[-size:]
     assert "(verified)" in succeeded(jaxsep("info", "run"))
     for model in ("spleeter-2stems", "./run", "release.safetensors"):
         succeeded(jaxsep("separate", "song.wav", "-m", model, "-o", f"by {Path(model).stem}"))
@@ -185,6 +187,7 @@ def test_what_offline_says_to_do_works_as_it_stands(jaxsep, own_cache, server, m
 def test_a_pull_that_fails_exits_with_one_sentence(jaxsep, own_cache, server):
     server.answers[:] = [answers(404)]
     result = jaxsep("models", "pull", "spleeter-2stems-fp32")
+    assert result.stderr.count("\n") == 2, result.stderr
     fetching, failed = result.stderr.splitlines()
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Fetching" in fetching and failed.startswith("jaxsep: The weights of 'spleeter-2stems-fp32' are not on")

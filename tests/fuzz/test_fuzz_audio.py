@@ -1,0 +1,46 @@
+"""Damaged audio files of every kind: audio or one sentence, never a crash, a hang, or memory out of proportion."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from fuzz.mutations import case_count, mutate, run_cases
+
+sys.path.append(str(Path(__file__).parents[1] / "audio"))
+from audio_files import encode, tones
+
+CASES = 100
+
+
+def whole(directory):
+    """One small file of each kind."""
+    audio = tones(6000)
+    made = {}
+    for name, subtype in (
+        ("pcm.wav", "PCM_16"), ("float.wav", "FLOAT"), ("deep.flac", "PCM_24"), ("vorbis.ogg", "VORBIS"),
+        ("lame.mp3", "MPEG_LAYER_III"),
+    ):  # fmt: skip
+        made[name] = directory / name
+        soundfile.write(made[name], audio, 44100, subtype=subtype)
+    made["aac.mp4"] = encode(directory / "aac.mp4", "aac", audio)
+    made["alac.m4a"] = encode(directory / "alac.m4a", "alac", (audio * 2**15).astype(np.int16))
+    return made
+
+
+@pytest.mark.parametrize("name", ["pcm.wav", "float.wav", "deep.flac", "vorbis.ogg", "lame.mp3", "aac.mp4", "alac.m4a"])
+def test_damaged_audio_is_read_or_refused(tmp_path, name, capsys):
+    path = whole(tmp_path)[name]
+    data = path.read_bytes()
+    cases = []
+    for seed in range(case_count(CASES)):
+        damaged, what = mutate(data, np.random.default_rng([seed, len(name)]))
+        cases.append((f"{name}, seed {seed}, {what}", tmp_path / f"{seed}{path.suffix}"))
+        cases[-1][1].write_bytes(damaged)
+    outcomes = run_cases("audio", cases)
+    with capsys.disabled():
+        print(f"\n{name}: {len(cases)} cases, {outcomes}", end=" ")
+    assert sum(outcomes.values()) == len(cases)
+    # Damage that never or always shows would not be worth much.
+    assert outcomes.get("result", 0) > 0 and outcomes.get("refused", 0) > 0
