@@ -1,5 +1,6 @@
 """What the command line refuses before any work, and with which exit status and words."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -171,3 +172,13 @@ def test_convert_and_info_refuse_as_separate_does(jaxsep, song):
     result = jaxsep("convert", song, "-o", "out", "--dtype", "int8")
     assert result.exit_code == 2 and "'float16'" in result.stderr
     assert files() == ["song.wav"]
+
+
+def test_the_command_line_preallocates_nothing(jaxsep, song, no_model, monkeypatch):
+    """Beside other programs on one card; what the user has set stays."""
+    for before, after in ((None, "false"), ("true", "true")):
+        monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+        if before is not None:
+            monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", before)
+        jaxsep("separate", song, "--stems", "drums")
+        assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == after
