@@ -288,7 +288,7 @@ class Separator:
                         yield from (Group(window, group) for group in window.groups.split(chunk))
                         if window.error is not None:
                             break
-                except JaxsepError as error:
+                except (JaxsepError, OSError) as error:
                     window.error = error
 
         with closing(ahead(groups(), _READ_AHEAD)) as read:
