@@ -1,8 +1,9 @@
-# Each target sets up what it needs: a virtual environment in .venv and, for the tests, other people's weights in .cache.
-# Nothing but Python 3.11 or newer has to be there before.
+# Each target sets up what it needs: a virtual environment in .venv and, for the tests, other people's weights in .cache
+# and Spleeter in .venv-spleeter. Nothing but Python 3.11 or newer has to be there before, and 3.11 itself for Spleeter.
 
 PYTHON ?= python3
 PYTHON_LATEST ?= python3.13
+PYTHON_SPLEETER ?= $(PYTHON)
 VENV := .venv
 BIN := $(VENV)/bin
 # torch is pinned in constraints.txt: without a pin it is a CUDA build of several gigabytes.
@@ -14,7 +15,7 @@ STAMPS := $(VENV)/.stamps
 demo: $(STAMPS)/demo
 	$(BIN)/python -m jaxsep.demo
 
-test: $(STAMPS)/dev .cache/weights/.complete
+test: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 	$(BIN)/python -m pytest
 
 # The suite's core on a newer Python with the newest of every package that we depend on. Not in CI: it tells in time
@@ -47,7 +48,7 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet --wiener"
 
 clean:
-	rm -rf $(VENV) .cache demo
+	rm -rf $(VENV) .venv-latest .venv-spleeter .cache demo
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
@@ -75,8 +76,11 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml constraints.txt
 	rm -rf .cache/wheels
 	touch $@
 
-# Spleeter itself needs numpy 1 and an old TensorFlow: an environment of its own, for the benchmark only.
+# Spleeter itself needs numpy 1 and an old TensorFlow, which no Python after 3.11 has: an environment of its own. The
+# tests compare networks of 4 and 5 stems with it, and the benchmark whole songs.
 .venv-spleeter/.complete:
-	$(PYTHON) -m venv .venv-spleeter
+	@$(PYTHON_SPLEETER) -c "import sys; sys.exit(sys.version_info[:2] > (3, 11))" \
+		|| { echo "Spleeter needs Python 3.11 or older; give one by PYTHON_SPLEETER=path."; exit 1; }
+	$(PYTHON_SPLEETER) -m venv .venv-spleeter
 	.venv-spleeter/bin/python -m pip install --quiet --disable-pip-version-check spleeter==2.4.2
 	touch $@

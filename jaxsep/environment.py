@@ -42,7 +42,14 @@ def cache_directory() -> Path:
     """Returns where downloads and compiled programs live: $JAXSEP_CACHE, $XDG_CACHE_HOME/jaxsep or ~/.cache/jaxsep."""
     if explicit := os.environ.get("JAXSEP_CACHE"):
         return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxsep"
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification of XDG has relative paths ignored.
+    return (shared if shared.is_absolute() else Path("~/.cache").expanduser()) / "jaxsep"
+
+
+def is_offline() -> bool:
+    """Whether $JAXSEP_OFFLINE forbids the network: set to anything but nothing, 0, no or false."""
+    return os.environ.get("JAXSEP_OFFLINE", "").lower() not in ("", "0", "no", "false")
 
 
 def peak_memory_bytes() -> int | None:

@@ -21,7 +21,9 @@ def convert(
         Path, typer.Argument(help="TensorFlow checkpoint, torch file, pickled arrays, or a checkpoint of jaxsep's.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file, or a directory for Orbax.")],
-    family: Annotated[str | None, typer.Option(help="Where foreign weights come from: spleeter.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Where foreign weights come from: spleeter, jansson, classic_unet.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model.", show_default="by its form")] = None,
     licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="as known")] = None,
     dtype: Annotated[StoredType, typer.Option(help="What to store numbers in.")] = StoredType.float32,

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from jaxsep.cli import convert, env, info, models, separate
-from jaxsep.cli.interrupt import INTERRUPTED, Interrupt, end_at_once
+from jaxsep.cli.interrupt import end_at_once, end_on_signals
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.version import __version__
 
@@ -30,12 +31,16 @@ def _with_exit_status(command: Callable[..., int | None]) -> Callable[..., NoRet
         except JaxsepError as error:
             print(f"jaxsep: {error}", file=sys.stderr)
             status = USAGE if isinstance(error, ConfigError) else FAILED
-        except KeyboardInterrupt:
-            print("jaxsep: interrupted", file=sys.stderr)
-            status = INTERRUPTED
         raise typer.Exit(status)
 
     return run
+
+
+class _ListByDefault(TyperGroup):
+    """Makes `jaxsep models` do what `jaxsep models list` does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["list"])
 
 
 app = typer.Typer(
@@ -45,7 +50,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subcommand in (separate.separate, models.models, info.info, convert.convert, env.env):
+app.command("separate")(_with_exit_status(separate.separate))
+models_app = typer.Typer(cls=_ListByDefault, help="List the published models, or pull one.")
+models_app.command("list")(_with_exit_status(models.list_catalogue))
+models_app.command("pull")(_with_exit_status(models.pull))
+app.add_typer(models_app, name="models")
+for subcommand in (info.info, convert.convert, env.env):
     app.command(subcommand.__name__)(_with_exit_status(subcommand))
 
 
@@ -67,7 +77,7 @@ def _options(
 
 def main() -> None:
     """Runs the command line. SIGTERM ends it as Ctrl-C does: nothing half-written stays behind."""
-    Interrupt().install()
+    end_on_signals()
     for stream in (sys.stdout, sys.stderr):
         # File names are bytes; not all of them are text in the terminal's encoding.
         if isinstance(stream, io.TextIOWrapper):

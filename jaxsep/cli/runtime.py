@@ -87,14 +87,19 @@ def choose_device(kind: DeviceKind) -> "jax.Device":
         ) from None
 
 
-def find_model(name_or_path: str) -> "Path":
-    """Returns the file or folder of a model.
+def find_model(name_or_path: str, *, quiet: bool = False) -> "Path":
+    """Returns the file or folder of a model; pulls one of the catalogue that is not here, and says so unless quiet.
 
     Raises:
         ConfigError: There is none: the command line names what does not exist.
+        CheckpointError: It cannot be pulled.
     """
-    from jaxsep.weights.pretrained import resolve
+    from jaxsep.cli.models import pull_visibly
+    from jaxsep.weights.catalogue import find_entry
+    from jaxsep.weights.pretrained import is_present, resolve
 
+    if find_entry(name_or_path) is not None and not is_present(name_or_path):
+        return pull_visibly(name_or_path, quiet=quiet)
     try:
         return resolve(name_or_path)
     except CheckpointError as error:

@@ -12,21 +12,25 @@ import pydantic
 from jaxtyping import Array, Float
 
 from jaxsep.config import Config
-from jaxsep.typing import Masks, SourceMagnitude, SourceSpectrogram, SourceWaveform, Spectrogram, Waveform
+from jaxsep.typing import Magnitude, Masks, SourceMagnitude, SourceSpectrogram, SourceWaveform, Spectrogram, Waveform
 
 Extension = Literal["zeros", "average"]
+MaskKind = Literal["ratio", "direct"]
 
 
 class MaskConfig(Config):
     """How source magnitudes become masks.
 
     Attributes:
-        exponent: Magnitudes are raised to it before their ratio is taken; 2 makes a Wiener-like mask, 1 an amplitude
-            ratio.
-        eps: Keeps silence finite: each of N sources has eps / N more, so that the masks still sum to one.
+        kind: 'ratio' for each source's share of all sources, see `ratio_masks`; 'direct' for its share of the mixture,
+            see `direct_masks`, which is a network's own mask where that is what it multiplies the mixture with.
+        exponent: For 'ratio': magnitudes are raised to it before their ratio is taken; 2 makes a Wiener-like mask, 1 an
+            amplitude ratio.
+        eps: For 'ratio': keeps silence finite. Each of N sources has eps / N more, so that the masks still sum to one.
         extension: What masks are above the model's bandwidth; see `extend_masks`.
     """
 
+    kind: MaskKind = "ratio"
     exponent: float = pydantic.Field(default=2.0, gt=0)
     eps: float = pydantic.Field(default=1e-10, gt=0)
     extension: Extension = "zeros"
@@ -55,6 +59,22 @@ def ratio_masks(magnitudes: SourceMagnitude, *, exponent: float = 2.0, eps: floa
     # A reduction over so few sources keeps XLA on CPU from fusing all this into one loop: 15 times slower.
     total = functools.reduce(jnp.add, jnp.split(powers, sources, axis=-4))
     return (powers + eps / sources) / (total + eps)
+
+
+def direct_masks(magnitudes: SourceMagnitude, mixture: Magnitude) -> Masks:
+    """Each source's magnitude over the mixture's: the mixture's phase with the magnitude that was estimated.
+
+    Args:
+        magnitudes: Estimated magnitudes (*batch, source, frame, freq, channel).
+        mixture: Magnitude of the mixture (*batch, frame, freq, channel).
+
+    Returns:
+        Masks, zero where the mixture is: there is no phase to take. They sum to what the estimates make of them.
+    """
+    mixture = jnp.expand_dims(mixture, -4)
+    # Both branches stay finite, and with them their derivatives.
+    heard = mixture > 0
+    return jnp.where(heard, magnitudes / jnp.where(heard, mixture, 1.0), 0.0)
 
 
 def softmax_masks(logits: SourceMagnitude) -> Masks:

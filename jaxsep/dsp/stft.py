@@ -6,8 +6,9 @@ Both conventions use a periodic Hann window and do not scale the forward transfo
 inverse:
 
 * 'spleeter' (deezer/spleeter, spleeter/model/__init__.py): `n_fft` zeros in front, the tail filled with zeros up to a
-  whole frame, one frame for every started hop; the inverse multiplies by the window once more and by a constant (2/3 at
-  75 % overlap).
+  whole frame, one frame for every started hop; the inverse multiplies by the window divided by what squared windows add
+  up to, which is a constant where they overlap by 75 % (Spleeter's factor of 2/3) and `inverse_stft_window_fn` of
+  tf.signal elsewhere.
 * 'torch' (`torch.stft(center=True)` and `torch.istft`, as in Open-Unmix and Demucs): centred frames, reflected ends;
   the inverse divides by the overlap-added squared window.
 """
@@ -32,8 +33,8 @@ class STFTConfig(Config):
     """Which transform.
 
     Attributes:
-        n_fft: Length of a frame and of its transform, in samples; a multiple of `hop_length`.
-        hop_length: From one frame to the next, in samples.
+        n_fft: Length of a frame and of its transform, in samples.
+        hop_length: From one frame to the next, in samples; three quarters of `n_fft` at most.
         convention: How the ends and the inverse are treated; see the module's docstring.
         normalized: Scale the transform by `n_fft ** -0.5` and the inverse back, as torch does; 'torch' only.
     """
@@ -50,9 +51,11 @@ class STFTConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _values_fit_together(self) -> "STFTConfig":
-        if self.n_fft % self.hop_length or self.n_fft < 2 * self.hop_length:
+        # What the inverse divides by is 1/23 at least here, and soon nothing where windows overlap less.
+        if 4 * self.hop_length > 3 * self.n_fft:
             raise ValueError(
-                f"n_fft (= {self.n_fft}) must be a multiple, twice or more, of hop_length (= {self.hop_length})"
+                f"hop_length (= {self.hop_length}) must be three quarters of n_fft (= {self.n_fft}) or less, "
+                "for the frames to overlap"
             )
         if self.normalized and self.convention != "torch":
             raise ValueError("normalized=True exists in the 'torch' convention only")
@@ -135,13 +138,18 @@ def analyse(audio: Waveform, config: STFTConfig) -> Spectrogram:
     Returns:
         Spectrograms (*batch, frame, freq, channel).
     """
-    hop, overlap = config.hop_length, config.n_fft // config.hop_length
-    blocks = audio.shape[-2] // hop
-    frames = blocks - overlap + 1
+    hop, overlap = config.hop_length, -(-config.n_fft // config.hop_length)
+    frames = (audio.shape[-2] - config.n_fft) // hop + 1
+    blocks = frames - 1 + overlap
     channels_first = jnp.swapaxes(audio[..., : blocks * hop, :], -1, -2)
+    missing = blocks * hop - channels_first.shape[-1]
+    channels_first = jnp.pad(channels_first, [(0, 0)] * (channels_first.ndim - 1) + [(0, missing)])
     hops = channels_first.reshape(*channels_first.shape[:-1], blocks, hop)
-    # Shifted views side by side are the frames: no gather, which XLA runs far slower on CPU.
-    framed = jnp.concatenate([hops[..., shift : shift + frames, :] for shift in range(overlap)], axis=-1)
+    # Shifted views side by side are the frames: no gather, which XLA runs far slower on CPU. The last view is cut where
+    # a frame is no whole number of hops.
+    framed = jnp.concatenate(
+        [hops[..., shift : shift + frames, : config.n_fft - shift * hop] for shift in range(overlap)], axis=-1
+    )
     spectrum = jnp.fft.rfft(framed * _like(_window(config.n_fft), framed), axis=-1)
     if config.normalized:
         spectrum = spectrum * config.n_fft**-0.5
@@ -160,27 +168,36 @@ def synthesise(spectrogram: Spectrogram, config: STFTConfig) -> Waveform:
         scaled so that samples covered by all their frames are restored; in the 'torch' convention still to be divided
         by the squared windows.
     """
-    hop, overlap = config.hop_length, config.n_fft // config.hop_length
+    hop, overlap = config.hop_length, -(-config.n_fft // config.hop_length)
     framed = jnp.fft.irfft(jnp.moveaxis(spectrogram, -1, -3), n=config.n_fft, axis=-1)
     window = _window(config.n_fft)
     if config.convention == "spleeter":
-        window = window * (hop / np.sum(window**2))
+        window = window / _squares_at_every_hop(config)
     elif config.normalized:
         window = window * config.n_fft**0.5
     framed = framed * _like(window, framed)
-    parts = jnp.split(framed, overlap, axis=-1)
+    parts = [framed[..., shift * hop : (shift + 1) * hop] for shift in range(overlap)]
     rank = framed.ndim - 2
     shifted = (
-        jnp.pad(part, [(0, 0)] * rank + [(shift, overlap - 1 - shift), (0, 0)]) for shift, part in enumerate(parts)
+        jnp.pad(part, [(0, 0)] * rank + [(shift, overlap - 1 - shift), (0, hop - part.shape[-1])])
+        for shift, part in enumerate(parts)
     )
     hops = functools.reduce(jnp.add, shifted)
-    return jnp.swapaxes(hops.reshape(*hops.shape[:-2], -1), -1, -2)
+    covered = (spectrogram.shape[-3] - 1) * hop + config.n_fft
+    return jnp.swapaxes(hops.reshape(*hops.shape[:-2], -1)[..., :covered], -1, -2)
 
 
 @functools.cache
 def _window(n_fft: int) -> np.ndarray:
     """Periodic Hann in float64; computed outside of jit, where it is a constant."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+
+
+def _squares_at_every_hop(config: STFTConfig) -> np.ndarray:
+    """What the squared windows of all frames add up to at each sample of one of them."""
+    squared = _window(config.n_fft) ** 2
+    place = np.arange(config.n_fft) % config.hop_length
+    return np.bincount(place, squared)[place]
 
 
 def _squared_window_sum(frames: int, config: STFTConfig) -> np.ndarray:

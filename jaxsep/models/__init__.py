@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 
 from jaxsep.config import Config
+from jaxsep.models.classic_unet import ClassicUNet, ClassicUNetConfig
+from jaxsep.models.jansson import JanssonConfig, JanssonUNet
 from jaxsep.models.unet import UNet, UNetConfig
 
 
@@ -27,4 +29,6 @@ class Family(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     "unet": Family(UNetConfig, UNet, "magnitude"),
+    "jansson": Family(JanssonConfig, JanssonUNet, "magnitude"),
+    "classic_unet": Family(ClassicUNetConfig, ClassicUNet, "magnitude"),
 }

@@ -1,6 +1,6 @@
-"""The U-Net's convolutions and their derivatives, each in the form that is fastest for its shape and platform.
+"""The U-Nets' convolutions and their derivatives, each in the form that is fastest for its shape and platform.
 
-What a layer adds to them (parameters, bias) is in `unet.py`; how they compare with PyTorch, in `jaxsep.compare`.
+What a layer adds to them (parameters, bias) is in `layers.py`; how they compare with PyTorch, in `jaxsep.compare`.
 
 The 5x5 convolution of stride 2, its transpose and their kernel gradients are one trilinear form in a large map
 (2H x 2W, `a` channels), a small map (H x W, `b` channels) and a kernel (5, 5, a, b): given two of the three, `down`,
@@ -100,6 +100,22 @@ def mask_convolution(
         form: How it is computed.
     """
     return _choose(form, _mask_stencil, _mask_native, maps, kernel)
+
+
+def same(
+    maps: Float[Array, "batch height width in_channel"],
+    kernel: Float[Array, "kernel_height kernel_width in_channel out_channel"],
+    form: ConvolutionForm = "auto",
+) -> Float[Array, "batch height width out_channel"]:
+    """Convolves with stride 1 and as many zeros around as keep the size, an odd one at the end.
+
+    Args:
+        maps: Maps of any size.
+        kernel: Of any size.
+        form: As the others take it. There is one: XLA's own is near the peak of matrix products on CPUs too, but for
+            the kernel's gradient, which there takes several times as long.
+    """
+    return jax.lax.conv_general_dilated(maps, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
 
 
 def _choose(form: ConvolutionForm, on_cpu: Callable, native: Callable, *operands: Array) -> Array:

@@ -14,6 +14,17 @@ from jaxsep.errors import ConfigError, nearest
 FORMAT_VERSION = 1
 
 
+def whole_frames(transform: STFTConfig, frames: int) -> Chunking:
+    """Returns how a track is cut for a network on magnitudes: chunks of so many frames.
+
+    Frames that lie in two chunks share samples with both, which an inverse transform makes fade by themselves.
+    """
+    chunk_hop = frames * transform.hop_length
+    return Chunking(
+        chunk_length=chunk_hop + transform.n_fft - transform.hop_length, chunk_hop=chunk_hop, lead=transform.n_fft
+    )
+
+
 class ModelSpec(Config):
     """All that is needed to run a set of weights.
 
@@ -103,6 +114,8 @@ class ModelSpec(Config):
             return self
         if self.stft is None or self.masks is None:
             raise ValueError(f"family '{self.family}' works on magnitudes and needs 'stft' and 'masks'")
+        if self.masks.kind == "ratio" and len(self.stems) == 1:
+            raise ValueError("the ratio mask of a single source is always one; use masks of kind 'direct'")
         bins = getattr(self.config, "bins", self.bins)
         if self.bins != bins:
             raise ValueError(f"bandwidth_hz (= {self.bandwidth_hz}) is bin {self.bins}, but the config has {bins} bins")

@@ -1,7 +1,7 @@
 """Spleeter's U-Net: one network per source, from the magnitude of a mixture to the magnitudes of its sources.
 
-The forms of its convolutions are in `convolutions.py`; the transform, ratio masks and filter around it are in
-`jaxsep.separation`.
+Its layers are in `layers.py`, the forms of its convolutions in `convolutions.py`; the transform, ratio masks and filter
+around it are in `jaxsep.separation`.
 """
 
 from typing import Literal
@@ -13,48 +13,44 @@ import pydantic
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxsep.config import Config
-from jaxsep.errors import ConfigError
-from jaxsep.models.convolutions import ConvolutionForm, down, mask_convolution, up
+from jaxsep.models.convolutions import ConvolutionForm
+from jaxsep.models.layers import (
+    Activation,
+    Convolution,
+    MaskingConfig,
+    activate,
+    batch_norm,
+    drop,
+    mask_mixture,
+    to_maps,
+)
 from jaxsep.typing import Magnitude, SourceMagnitude
-
-Activation = Literal["relu", "leaky_relu", "elu"]
 
 # Where dropout acts: after the first three decoder blocks, as in Jansson et al. (2017).
 _DROPOUT_BLOCKS = 3
 
 
-class UNetConfig(Config):
+class UNetConfig(MaskingConfig):
     """The shape of a U-Net and of its masks.
 
     Attributes:
-        n_sources: Networks side by side, one for each source.
-        channels: Of the audio.
-        bins: STFT bins from 0 Hz that the network sees; a multiple of two to the number of filters.
         filters: Channels of each encoder block; every block halves frames and bins.
         kernel_size: Of the strided and transposed convolutions, along frames and bins.
         encoder_activation: After each encoder block's norm. The leaky slope is 0.2.
         decoder_activation: Before each decoder block's norm.
         mask: 'sigmoid' masks each source by itself, 'softmax' makes the masks of all sources sum to one.
         dropout: Rate after the first three decoder blocks while training.
-        norm_epsilon: What batch norm adds to the variance.
-        norm_momentum: Weight of the old running statistics when a batch is added.
-        batch_statistics: Whether training normalises by the batch and updates the running statistics. False keeps every
-            norm at its stored mean and variance, also while training.
     """
 
-    n_sources: int = pydantic.Field(ge=1)
-    channels: int = pydantic.Field(default=2, ge=1)
-    bins: int = pydantic.Field(default=1024, ge=1)
     filters: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(16, 32, 64, 128, 256, 512), min_length=2)
     kernel_size: int = pydantic.Field(default=5, ge=2)
     encoder_activation: Activation = "leaky_relu"
     decoder_activation: Activation = "relu"
     mask: Literal["sigmoid", "softmax"] = "sigmoid"
     dropout: float = pydantic.Field(default=0.5, ge=0, lt=1)
+    # Keras's.
     norm_epsilon: float = pydantic.Field(default=1e-3, gt=0)
     norm_momentum: float = pydantic.Field(default=0.99, ge=0, le=1)
-    batch_statistics: bool = True
 
     @property
     def stride(self) -> int:
@@ -62,9 +58,7 @@ class UNetConfig(Config):
         return 2 ** len(self.filters)
 
     @pydantic.model_validator(mode="after")
-    def _bins_halve_evenly(self) -> "UNetConfig":
-        if self.bins % self.stride:
-            raise ValueError(f"bins (= {self.bins}) must be a multiple of {self.stride}, two to the number of filters")
+    def _a_softmax_chooses_among_sources(self) -> "UNetConfig":
         if self.mask == "softmax" and self.n_sources < 2:
             raise ValueError("a softmax over one source is always one; use mask 'sigmoid' or more sources")
         return self
@@ -106,48 +100,6 @@ PRESETS: dict[str, UNetConfig] = {
     "5stems-16kHz": SPLEETER_5STEMS_16KHZ,
     "musdb_config": SPLEETER_MUSDB,
 }
-
-
-def activate(maps: Float[Array, "*shape"], activation: Activation) -> Float[Array, "*shape"]:
-    """Applies the activation of that name, elementwise."""
-    if activation == "leaky_relu":
-        return nn.leaky_relu(maps, negative_slope=0.2)
-    return nn.relu(maps) if activation == "relu" else nn.elu(maps)
-
-
-class Convolution(nn.Module):
-    """One of the network's three convolutions with its bias: strided down, transposed up, or the mask's dilated one.
-
-    Kernels are initialised as Keras does, He uniform with the fan-in counted from the last axis but one, also where
-    that axis holds the output channels of a transposed convolution.
-
-    Attributes:
-        kind: Which of the three.
-        features: Output channels.
-        kernel_size: Along frames and along bins.
-        form: How it is computed.
-        dtype: What it is computed in; None for that of the parameters and maps.
-    """
-
-    kind: Literal["down", "up", "mask"]
-    features: int
-    kernel_size: int
-    form: ConvolutionForm
-    dtype: DTypeLike | None
-
-    @nn.compact
-    def __call__(
-        self, maps: Float[Array, "batch frame freq in_channel"]
-    ) -> Float[Array, "batch out_frame out_freq out_channel"]:
-        """Convolves and adds the bias."""
-        size, channels = self.kernel_size, maps.shape[-1]
-        # A transposed convolution keeps its kernel as that of the strided one it is the transpose of: large map first.
-        pair = (self.features, channels) if self.kind == "up" else (channels, self.features)
-        kernel = self.param("kernel", nn.initializers.he_uniform(), (size, size, *pair), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        maps, kernel, bias = nn.dtypes.promote_dtype(maps, kernel, bias, dtype=self.dtype)
-        convolve = {"down": down, "up": up, "mask": mask_convolution}[self.kind]
-        return convolve(maps, kernel, self.form) + bias.reshape(1, 1, 1, -1)
 
 
 class SourceNetwork(nn.Module):
@@ -249,21 +201,7 @@ class Decoder(nn.Module):
         convolved = Convolution("up", self.features, size, self.form, self.dtype, name="conv")(maps)
         activated = activate(convolved, self.config.decoder_activation)
         normalised = batch_norm(self.config, self.dtype, self.axis_name, train=train)(activated)
-        if train and self.dropout > 0:
-            return nn.Dropout(self.dropout, deterministic=False)(normalised)
-        return normalised
-
-
-def batch_norm(config: UNetConfig, dtype: DTypeLike | None, axis_name: str | None, *, train: bool) -> nn.BatchNorm:
-    """Returns the batch norm of a block, with the statistics that the config and the mode ask for."""
-    return nn.BatchNorm(
-        use_running_average=not (train and config.batch_statistics),
-        momentum=config.norm_momentum,
-        epsilon=config.norm_epsilon,
-        dtype=dtype,
-        axis_name=axis_name,
-        name="norm",
-    )
+        return drop(normalised, self.dropout, train=train)
 
 
 class UNet(nn.Module):
@@ -302,23 +240,11 @@ class UNet(nn.Module):
             ConfigError: Frames, bins or channels are not what the config asks for.
         """
         config = self.config
-        *batch, frames, bins, channels = magnitude.shape
-        if (bins, channels) != (config.bins, config.channels):
-            raise ConfigError(
-                f"The magnitude has {bins} bins and {channels} channels, and the U-Net's config says {config.bins} and "
-                f"{config.channels}; cut the spectrogram to its first {config.bins} bins, or change the config."
-            )
-        if frames % config.stride or not frames:
-            raise ConfigError(
-                f"The magnitude has {frames} frames, and the U-Net needs a multiple of {config.stride}; "
-                "pad it with zeros."
-            )
-        maps = magnitude.reshape(-1, frames, bins, channels)
+        maps = to_maps(magnitude, config)
         logits = [
             SourceNetwork(config, self.form, self.dtype, self.axis_name, name=f"source_{m}")(maps, train=train)
             for m in range(config.n_sources)
         ]
         stacked = jnp.stack(logits, axis=1)
         masks = jax.nn.sigmoid(stacked) if config.mask == "sigmoid" else jax.nn.softmax(stacked, axis=1)
-        estimates = masks.astype(magnitude.dtype) * maps[:, None]
-        return estimates.reshape(*batch, *estimates.shape[1:])
+        return mask_mixture(masks, magnitude)

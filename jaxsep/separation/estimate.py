@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact
 
-from jaxsep.dsp.masks import MaskConfig, apply_masks, extend_masks, ratio_masks
+from jaxsep.dsp.masks import MaskConfig, apply_masks, direct_masks, extend_masks, ratio_masks
 from jaxsep.dsp.overlap_add import overlap_add, split_into_chunks
 from jaxsep.dsp.stft import STFTConfig, analyse, istft, stft, synthesise
 from jaxsep.dsp.wiener import WienerConfig, wiener_filter
@@ -154,16 +154,19 @@ def masked(
     masks: MaskConfig,
     sources: tuple[int, ...] | None = None,
 ) -> Complex[Array, "*batch chosen frame masked_freq channel"]:
-    """Applies the ratio masks of all magnitudes to the mixture and returns the selected sources.
+    """Applies the masks that magnitudes make to the mixture and returns the selected sources.
 
     Where masks are zero above the model's bandwidth, only the bins below it are returned.
     """
-    ratios = ratio_masks(magnitudes, exponent=masks.exponent, eps=masks.eps)
+    if masks.kind == "direct":
+        factors = direct_masks(magnitudes, jnp.abs(spectrogram[..., : magnitudes.shape[-2], :]))
+    else:
+        factors = ratio_masks(magnitudes, exponent=masks.exponent, eps=masks.eps)
     if sources is not None:
-        ratios = select(ratios, sources)
+        factors = select(factors, sources)
     if masks.extension != "zeros":
-        ratios = extend_masks(ratios, bins=spectrogram.shape[-2], extension=masks.extension)
-    return apply_masks(ratios, spectrogram[..., : ratios.shape[-2], :])
+        factors = extend_masks(factors, bins=spectrogram.shape[-2], extension=masks.extension)
+    return apply_masks(factors, spectrogram[..., : factors.shape[-2], :])
 
 
 def all_bins(

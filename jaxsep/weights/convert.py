@@ -3,6 +3,7 @@
 The formats are read in `readers.py`; what names mean is in the rules of each family.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from jaxsep.errors import CheckpointError, nearest
 from jaxsep.models.spec import ModelSpec
-from jaxsep.weights import spleeter
+from jaxsep.weights import spleeter, twins
 from jaxsep.weights.checkpoint import (
     Checkpoint,
     StorageType,
@@ -32,14 +33,18 @@ class ForeignFamily(NamedTuple):
     Attributes:
         recognise: Called as `recognise(arrays, name=..., where=...)`: finds the spec and the rules for them.
         published: Known weights by the sha256 of their variables in float32.
+        forms: What the published models are, by name, licence and provenance not stated.
     """
 
     recognise: Callable[..., tuple[ModelSpec, list[Rule]]]
     published: Mapping[str, Publication]
+    forms: Mapping[str, ModelSpec] = {}
 
 
 FOREIGN_FAMILIES: dict[str, ForeignFamily] = {
-    "spleeter": ForeignFamily(spleeter.from_foreign, spleeter.PUBLISHED),
+    "spleeter": ForeignFamily(spleeter.from_foreign, spleeter.PUBLISHED, spleeter.SPECS),
+    "jansson": ForeignFamily(functools.partial(twins.from_foreign, family="jansson"), {}),
+    "classic_unet": ForeignFamily(functools.partial(twins.from_foreign, family="classic_unet"), {}),
 }
 
 
@@ -51,6 +56,7 @@ def convert(
     dtype: StorageType = "float32",
     name: str | None = None,
     licence: str | None = None,
+    provenance: str | None = None,
     overwrite: bool = False,
 ) -> Checkpoint:
     """Writes a jaxsep checkpoint from other weights.
@@ -60,8 +66,11 @@ def convert(
         output: A file that ends in '.safetensors', or else a folder for Orbax.
         family: Which program the weights come from, a key of `FOREIGN_FAMILIES`; not needed for jaxsep's own.
         dtype: What to store the arrays in.
-        name: What to call the model; None for the name of the published form, or for the one that it has.
+        name: What to call the model; None for the name of the published form, or for the one that it has. The name of a
+            published form gives it that form, such as 'spleeter-2stems-16khz'.
         licence: Of the weights; None for the one that is known for published weights, or for the one that they have.
+        provenance: Where the weights come from; None for what is known of published weights and the hashes of the
+            source's files, or for what they have.
         overwrite: Whether to replace a checkpoint at `output`.
 
     Returns:
@@ -78,7 +87,9 @@ def convert(
             raise CheckpointError(
                 f"{source} is a jaxsep checkpoint of family '{spec.family}', not '{family}'; leave it out."
             )
-        changes = {"name": name, "licence": licence}
+        if (form := _published_form(name)) is not None:
+            spec = form.model_copy(update={"licence": spec.licence, "provenance": spec.provenance})
+        changes = {"name": name, "licence": licence, "provenance": provenance}
     else:
         if not source.exists() and not is_tensorflow_bundle(source):
             raise CheckpointError(f"There are no weights at {source}; give a file, a folder, or a TensorFlow prefix.")
@@ -94,7 +105,7 @@ def convert(
         origin = f"converted from {describe_source(source)}"
         changes = {
             "licence": licence or (known.licence if known else None),
-            "provenance": f"{known.description}; {origin}" if known else origin,
+            "provenance": provenance or (f"{known.description}; {origin}" if known else origin),
         }
     spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
     save_checkpoint(output, spec, variables, dtype=dtype, overwrite=overwrite)
@@ -108,3 +119,8 @@ def describe_source(source: str | os.PathLike[str]) -> str:
         with path.open("rb") as file:
             descriptions.append(f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()})")
     return ", ".join(descriptions)
+
+
+def _published_form(name: str | None) -> ModelSpec | None:
+    forms = (family.forms[name] for family in FOREIGN_FAMILIES.values() if name is not None and name in family.forms)
+    return next(forms, None)

@@ -6,21 +6,22 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from jaxsep.dsp.masks import MaskConfig
-from jaxsep.dsp.overlap_add import Chunking
 from jaxsep.dsp.stft import STFTConfig
 from jaxsep.errors import CheckpointError
-from jaxsep.models.spec import ModelSpec
+from jaxsep.models.spec import ModelSpec, whole_frames
 from jaxsep.models.unet import PRESETS, UNetConfig
 from jaxsep.weights.mapping import Drop, Publication, Rename, Rule
-from jaxsep.weights.readers import natural_key
+from jaxsep.weights.torch_layers import batch_norm, convolution, in_order_of_stems, prefixes_of
 
 DEPTH = 6
 SAMPLE_RATE = 44100
 _FRAMES = 512
-_SCALE, _BIAS = "params/{}/scale", "params/{}/bias"
-_MEAN, _VARIANCE = "batch_stats/{}/mean", "batch_stats/{}/var"
-_KERAS_NORM = {"gamma": _SCALE, "beta": _BIAS, "moving_mean": _MEAN, "moving_variance": _VARIANCE}
-_TORCH_NORM = {"weight": _SCALE, "bias": _BIAS, "running_mean": _MEAN, "running_var": _VARIANCE}
+_KERAS_NORM = {
+    "gamma": "params/{}/scale",
+    "beta": "params/{}/bias",
+    "moving_mean": "batch_stats/{}/mean",
+    "moving_variance": "batch_stats/{}/var",
+}
 _UNUSED_NORM = (
     "Spleeter normalises its sixth encoder block and uses only what comes before: nothing depends on these values"
 )
@@ -35,7 +36,6 @@ _STEMS = {
 
 def _spec(preset: str, config: UNetConfig) -> ModelSpec:
     transform = STFTConfig(n_fft=4096, hop_length=1024, convention="spleeter")
-    segment = _FRAMES * transform.hop_length
     return ModelSpec(
         name=f"spleeter-{preset.lower()}",
         family="unet",
@@ -46,10 +46,7 @@ def _spec(preset: str, config: UNetConfig) -> ModelSpec:
         bandwidth_hz=config.bins * SAMPLE_RATE / transform.n_fft,
         stft=transform,
         masks=MaskConfig(exponent=2.0, eps=1e-10, extension="zeros"),
-        # A chunk is Spleeter's segment of 512 frames, which share samples with their neighbours.
-        chunking=Chunking(
-            chunk_length=segment + transform.n_fft - transform.hop_length, chunk_hop=segment, lead=transform.n_fft
-        ),
+        chunking=whole_frames(transform, _FRAMES),
         licence="not stated",
         provenance="not stated",
     )
@@ -85,7 +82,7 @@ def from_foreign(source: Mapping[str, np.ndarray], *, name: str | None, where: s
     Raises:
         CheckpointError: These are no networks of Spleeter's, or not as many as the form has.
     """
-    prefixes = _torch_prefixes(source)
+    prefixes = prefixes_of("down1_conv.1.weight", source)
     networks = len(prefixes) or sum(bool(re.fullmatch(r"conv2d(_\d+)?/kernel", key)) for key in source) // (DEPTH + 1)
     if not networks:
         raise CheckpointError(
@@ -103,7 +100,7 @@ def from_foreign(source: Mapping[str, np.ndarray], *, name: str | None, where: s
         )
     if networks != len(spec.stems):
         raise CheckpointError(f"{where} holds networks for {networks} stems, and '{name}' has {len(spec.stems)}.")
-    rules = torch_rules(_in_order(prefixes, spec.stems, where)) if prefixes else tensorflow_rules(networks)
+    rules = torch_rules(in_order_of_stems(prefixes, spec.stems, where)) if prefixes else tensorflow_rules(networks)
     return (spec if name is None else spec.model_copy(update={"name": name})), rules
 
 
@@ -121,22 +118,23 @@ def tensorflow_rules(networks: int) -> list[Rule]:
     def layer(kind: str, number: int) -> str:
         return kind if number == 0 else f"{kind}_{number}"
 
-    def convolution(kind: str, number: int, target: str) -> list[Rule]:
+    def keras_convolution(kind: str, number: int, target: str) -> list[Rule]:
         return [Rename(f"{layer(kind, number)}/{part}", f"params/{target}/{part}") for part in ("kernel", "bias")]
 
     for network in range(networks):
         source = f"source_{network}"
         first_norm = 2 * DEPTH * network
         for block in range(DEPTH):
-            rules += convolution("conv2d", (DEPTH + 1) * network + block, f"{source}/encoder_{block}/conv")
-            rules += convolution("conv2d_transpose", DEPTH * network + block, f"{source}/decoder_{block}/conv")
+            rules += keras_convolution("conv2d", (DEPTH + 1) * network + block, f"{source}/encoder_{block}/conv")
+            rules += keras_convolution("conv2d_transpose", DEPTH * network + block, f"{source}/decoder_{block}/conv")
             for number, side in ((first_norm + block, "encoder"), (first_norm + DEPTH + block, "decoder")):
                 normalisation = layer("batch_normalization", number)
                 if side == "encoder" and block == DEPTH - 1:
                     rules.append(Drop(f"{normalisation}/(gamma|beta|moving_mean|moving_variance)", _UNUSED_NORM))
                     continue
-                rules += _norm(f"{normalisation}/", _KERAS_NORM, f"{source}/{side}_{block}/norm")
-        rules += convolution("conv2d", (DEPTH + 1) * network + DEPTH, f"{source}/mask")
+                target = f"{source}/{side}_{block}/norm"
+                rules += [Rename(f"{normalisation}/{part}", path.format(target)) for part, path in _KERAS_NORM.items()]
+        rules += keras_convolution("conv2d", (DEPTH + 1) * network + DEPTH, f"{source}/mask")
     return rules
 
 
@@ -151,12 +149,6 @@ def torch_rules(prefixes: Iterable[str]) -> list[Rule]:
         Drop(r".*num_batches_tracked", "it counts the steps of a training that is over", optional=True),
     ]
 
-    def convolution(pattern: str, target: str) -> list[Rule]:
-        return [
-            Rename(f"{pattern}weight", f"params/{target}/kernel", _spatial_axes_first),
-            Rename(f"{pattern}bias", f"params/{target}/bias"),
-        ]
-
     for network, prefix in enumerate(map(re.escape, prefixes)):
         source = f"source_{network}"
         for block in range(DEPTH):
@@ -166,34 +158,7 @@ def torch_rules(prefixes: Iterable[str]) -> list[Rule]:
             if block == DEPTH - 1:
                 rules.append(Drop(rf"{down}act\.0\.(weight|bias|running_mean|running_var)", _UNUSED_NORM))
             else:
-                rules += _norm(rf"{down}act\.0\.", _TORCH_NORM, f"{source}/encoder_{block}/norm")
-            rules += _norm(rf"{up}3\.", _TORCH_NORM, f"{source}/decoder_{block}/norm")
+                rules += batch_norm(rf"{down}act\.0\.", f"{source}/encoder_{block}/norm")
+            rules += batch_norm(rf"{up}3\.", f"{source}/decoder_{block}/norm")
         rules += convolution(rf"{prefix}up{DEPTH + 1}\.0\.", f"{source}/mask")
     return rules
-
-
-def _norm(pattern: str, names: Mapping[str, str], target: str) -> list[Rule]:
-    return [Rename(f"{pattern}{foreign}", place.format(target)) for foreign, place in names.items()]
-
-
-def _spatial_axes_first(kernel: np.ndarray) -> np.ndarray:
-    """Returns a PyTorch kernel in our layout: (out, in, h, w), or (in, out, h, w) of a transposed convolution."""
-    return kernel.transpose(2, 3, 1, 0)
-
-
-def _torch_prefixes(source: Iterable[str]) -> list[str]:
-    """Returns what stands before the names of each network."""
-    first = "down1_conv.1.weight"
-    return sorted((name.removesuffix(first) for name in source if name.endswith(first)), key=natural_key)
-
-
-def _in_order(prefixes: list[str], stems: tuple[str, ...], where: str) -> list[str]:
-    """Returns the prefixes in the order of the stems, which they must state: stems must not be swapped by a guess."""
-    last_words = [re.findall(r"[A-Za-z]+|\d+", prefix)[-1:] for prefix in prefixes]
-    for labels in ([str(i) for i in range(len(stems))], list(stems)):
-        if sorted(last_words) == sorted([label] for label in labels):
-            return [prefixes[last_words.index([label])] for label in labels]
-    raise CheckpointError(
-        f"{where} does not say which network is which stem; number the files or modules from 0 in the order "
-        f"{', '.join(stems)}, or name them so (got {', '.join(prefix or 'no name' for prefix in prefixes)})."
-    )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsep.dsp.masks import apply_masks, extend_masks, project_onto_mixture, ratio_masks, softmax_masks
+from jaxsep.dsp.masks import apply_masks, direct_masks, extend_masks, project_onto_mixture, ratio_masks, softmax_masks
 
 
 def magnitudes(shape=(2, 3, 5, 7, 2), seed=0):
@@ -35,6 +35,32 @@ def test_ratio_masks_share_silence_equally_and_sum_to_one(exponent):
 def test_ratio_masks_have_finite_gradients_on_silence(exponent):
     gradient = jax.grad(lambda values: ratio_masks(values, exponent=exponent)[0].sum())(jnp.zeros((2, 3, 4, 1)))
     assert np.isfinite(gradient).all()
+
+
+def test_direct_masks_give_the_estimated_magnitudes_the_mixtures_phase():
+    rng = np.random.default_rng(3)
+    mixture = (rng.standard_normal((5, 7, 2)) + 1j * rng.standard_normal((5, 7, 2))).astype(np.complex64)
+    estimated = magnitudes((3, 5, 7, 2))
+    masks = direct_masks(jnp.asarray(estimated), jnp.abs(jnp.asarray(mixture)))
+    sources = np.asarray(apply_masks(masks, jnp.asarray(mixture)))
+    # A magnitude, a quotient and a product: some five float32 roundings.
+    np.testing.assert_allclose(np.abs(sources), estimated, rtol=1e-6)
+    np.testing.assert_allclose(np.angle(sources / mixture), 0, atol=1e-6)
+
+
+def test_direct_masks_are_zero_and_have_finite_gradients_where_the_mixture_is_silent():
+    mixture = magnitudes((5, 7, 2))
+    mixture[2] = 0
+
+    def total(estimated, mixture):
+        masks = direct_masks(estimated, mixture)
+        return masks.sum(), masks
+
+    (_, masks), gradients = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(
+        jnp.asarray(magnitudes((3, 5, 7, 2))), jnp.asarray(mixture)
+    )
+    assert (np.asarray(masks)[:, 2] == 0).all()
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_softmax_masks_sum_to_one():

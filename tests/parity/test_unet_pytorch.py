@@ -12,6 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from parity.twins import (
+    GRADIENTS,
+    GRADIENTS_IN_FLOAT64,
+    OUTPUTS,
+    assert_training_step_matches,
+    from_torch,
+    largest_error,
+    random_magnitude,
+    random_variables,
+    to_torch,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from jaxsep.compare.network_speed import measure_forward, multiplications
@@ -19,63 +30,10 @@ from jaxsep.compare.reference import unet as reference
 from jaxsep.models.convolutions import down, mask_convolution, up
 from jaxsep.models.unet import PRESETS, SPLEETER_2STEMS, UNet, UNetConfig
 
-# Sums of up to 25 * 512 products in float32, in another order, through up to thirteen layers: measured 5e-6 at worst.
-OUTPUTS = 1e-5
-# Relative L2 norm of each leaf: float32 rounding through twice thirteen layers, measured 5e-6 at worst where
-# activations are smooth. Across the kink of a ReLU, rounding can turn one whole term of a sum on or off: 1e-3 was seen.
-GRADIENTS = 1e-4
-# The same in float64, where a value within rounding of a kink is one in 10^9: rounding alone.
-GRADIENTS_IN_FLOAT64 = 1e-9
-
 
 def reduced(name, **changes):
     """A published form on 128 bins: the same layers and weights, a sixty-fourth of the work on 64 frames."""
     return PRESETS[name].model_copy(update={"bins": 128, **changes})
-
-
-def largest_error(ours, theirs):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
-def l2_error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-
-
-def random_variables(config, seed=0):
-    """Weights as training might leave them: He normal kernels by true fan-in, no scale left at its start."""
-    rng = np.random.default_rng(seed)
-    shape = (1, config.stride, config.bins, config.channels)
-    shapes = jax.eval_shape(lambda: UNet(config).init(jax.random.key(0), jnp.zeros(shape), train=False))
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name == "kernel":
-            transposed = path[-3].key.startswith("decoder")
-            inputs = leaf.shape[3] / 4 if transposed else leaf.shape[2]
-            scale = np.sqrt(2 / (leaf.shape[0] * leaf.shape[1] * inputs))
-            return jnp.asarray(rng.normal(0, scale, leaf.shape), jnp.float32)
-        spread = {"bias": (-0.1, 0.1), "mean": (-0.3, 0.3), "scale": (0.7, 1.3), "var": (0.5, 2.0)}[name]
-        return jnp.asarray(rng.uniform(*spread, leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def random_magnitude(config, batch, frames, seed=1):
-    """As magnitudes of music are distributed: non-negative, many small, a few large."""
-    rng = np.random.default_rng(seed)
-    return np.abs(rng.standard_normal((batch, frames, config.bins, config.channels), np.float32)) ** 3
-
-
-def to_torch(channels_last):
-    return torch.from_numpy(np.moveaxis(np.array(channels_last), -1, -3).copy())
-
-
-def from_torch(channels_first):
-    return np.moveaxis(channels_first.detach().numpy(), -3, -1)
 
 
 def twin_of(config, variables):
@@ -112,7 +70,7 @@ def layers_of(network, variables, magnitude):
 @pytest.mark.parametrize("name", ["2stems", "4stems", "5stems"])
 def test_every_layer_of_every_published_form_matches_torch(name):
     config = reduced(name, n_sources=2)
-    variables, magnitude = random_variables(config), random_magnitude(config, 2, 128)
+    variables, magnitude = random_variables(UNet(config)), random_magnitude(config, 2, 128)
     estimates, captured = layers_of(UNet(config), variables, jnp.asarray(magnitude))
     network = twin_of(config, variables).eval()
     theirs = reference.layer_outputs(network, to_torch(magnitude))
@@ -148,7 +106,7 @@ def test_every_layer_of_every_published_form_matches_torch(name):
 @pytest.mark.parametrize("name", ["2stems-16kHz", "4stems", "5stems-16kHz"])
 def test_every_published_form_with_all_its_sources_matches_torch(name):
     config = PRESETS[name].model_copy(update={"bins": 192 if "16kHz" in name else 128})
-    variables, magnitude = random_variables(config, seed=3), random_magnitude(config, 1, 64)
+    variables, magnitude = random_variables(UNet(config), seed=3), random_magnitude(config, 1, 64)
     estimates = jax.jit(lambda v, x: UNet(config).apply(v, x, train=False))(variables, jnp.asarray(magnitude))
     with torch.inference_mode():
         expected = from_torch(twin_of(config, variables).eval()(to_torch(magnitude)))
@@ -158,7 +116,7 @@ def test_every_published_form_with_all_its_sources_matches_torch(name):
 def test_the_published_size_matches_torch():
     """512 frames of 1024 bins, where the largest forms of the convolutions are chosen."""
     config = SPLEETER_2STEMS
-    variables, magnitude = random_variables(config, seed=4), random_magnitude(config, 1, 512)
+    variables, magnitude = random_variables(UNet(config), seed=4), random_magnitude(config, 1, 512)
     estimates = jax.jit(lambda v, x: UNet(config).apply(v, x, train=False))(variables, jnp.asarray(magnitude))
     with torch.inference_mode():
         expected = from_torch(twin_of(config, variables).eval()(to_torch(magnitude)))
@@ -172,50 +130,15 @@ def test_the_published_size_matches_torch():
 def test_gradients_and_statistics_of_a_training_step_match_torch(name, sources, batch_statistics, float64):
     """Forms with kinks in float64, so through native convolutions; smooth ones in float32, through the platform's."""
     config = reduced(name, n_sources=sources, dropout=0.0)
-    config = config.model_copy(update={"batch_statistics": batch_statistics})
-    dtype, tolerance = (np.float64, GRADIENTS_IN_FLOAT64) if float64 else (np.float32, GRADIENTS)
-    variables = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), random_variables(config, seed=5))
-    magnitude = random_magnitude(config, 2, 64).astype(dtype)
-    # A loss without kinks of its own, with a gradient of either sign everywhere.
-    weights = np.random.default_rng(6).standard_normal((2, config.n_sources, 64, config.bins, 2)).astype(dtype)
-
-    def loss(params, magnitude):
-        estimates, updated = UNet(config).apply(
-            {**variables, "params": params}, magnitude, train=True, mutable=["batch_stats"]
-        )
-        return jnp.mean(weights * estimates), updated
-
-    with jax.enable_x64(float64):
-        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-        (value, updated), (gradients, by_magnitude) = jax.tree.map(
-            np.asarray, step(jax.tree.map(jnp.asarray, variables["params"]), jnp.asarray(magnitude))
-        )
-
-    network = twin_of(config, variables).to(torch.float64 if float64 else torch.float32).train()
-    torch_magnitude = to_torch(magnitude).requires_grad_()
-    torch_loss = (to_torch(weights) * network(torch_magnitude)).mean()
-    torch_loss.backward()
-    assert value == pytest.approx(torch_loss.item(), rel=tolerance)
-    assert l2_error(by_magnitude, from_torch(torch_magnitude.grad)) < tolerance
-    expected = {name: parameter.grad for name, parameter in network.named_parameters()}
-    ours = reference.to_state_dict({"params": gradients})
-    assert ours.keys() == expected.keys()
-    for leaf, gradient in expected.items():
-        assert l2_error(ours[leaf], gradient) < tolerance, leaf
-
-    started = reference.to_state_dict({"batch_stats": variables["batch_stats"]})
-    ended = reference.to_state_dict({"batch_stats": updated["batch_stats"]})
-    for leaf, statistic in network.state_dict().items():
-        if not leaf.endswith(("running_mean", "running_var")):
-            continue
-        if leaf.endswith("running_var") and batch_statistics:
-            # torch averages the unbiased variance, TensorFlow and linen the biased one.
-            block, i = leaf.split(".")[1].split("_")
-            halvings = int(i) + 1 if block == "encoder" else 5 - int(i)
-            count = 2 * (64 >> halvings) * (config.bins >> halvings)
-            statistic = statistic - (statistic - config.norm_momentum * started[leaf]) / count
-        assert largest_error(ended[leaf], statistic) < OUTPUTS, leaf
-        assert torch.equal(ended[leaf], started[leaf]) != batch_statistics
+    network = UNet(config.model_copy(update={"batch_statistics": batch_statistics}))
+    assert_training_step_matches(
+        network,
+        reference.UNet(network.config),
+        random_variables(network, seed=5),
+        random_magnitude(config, 2, 64),
+        float64=float64,
+        tolerance=GRADIENTS_IN_FLOAT64 if float64 else GRADIENTS,
+    )
 
 
 def test_counted_multiplications_are_torchs():

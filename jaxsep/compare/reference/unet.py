@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from jaxsep.compare.reference.layers import MaskingNetwork, SameConvTranspose2d, norm_layer
 from jaxsep.models.unet import UNetConfig
 from jaxsep.typing import Variables
 
 
-class UNet(nn.Module):
+class UNet(MaskingNetwork):
     """Spleeter's U-Net in PyTorch, (batch, channel, frame, freq) in, (batch, source, channel, frame, freq) out.
 
     Layers have the names of the linen module's: `source_0.encoder_1.conv` and so on. Activations work in place and
@@ -22,25 +23,16 @@ class UNet(nn.Module):
     """
 
     def __init__(self, config: UNetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
+        self.mask = config.mask
         for m in range(config.n_sources):
             self.add_module(f"source_{m}", _SourceNetwork(config))
 
     def forward(self, magnitude: torch.Tensor) -> torch.Tensor:
         """Returns mask times magnitude, one for each source."""
         logits = torch.stack([network(magnitude) for network in self.children()], dim=1)
-        masks = torch.sigmoid(logits) if self.config.mask == "sigmoid" else torch.softmax(logits, dim=1)
+        masks = torch.sigmoid(logits) if self.mask == "sigmoid" else torch.softmax(logits, dim=1)
         return masks * magnitude[:, None]
-
-    def train(self, mode: bool = True) -> "UNet":
-        """Sets the mode; norms stay at their stored statistics where the config says so."""
-        super().train(mode)
-        if not self.config.batch_statistics:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        return self
 
 
 class _SourceNetwork(nn.Module):
@@ -76,7 +68,7 @@ class _Encoder(nn.Module):
         # torch pads both ends alike, TensorFlow's 'same' rule one less before than after.
         self.pad = nn.ZeroPad2d(((size - 2) // 2, (size - 1) // 2) * 2)
         self.conv = nn.Conv2d(inputs, features, size, stride=2)
-        self.norm = _norm(config, features) if normalised else None
+        self.norm = norm_layer(config, features) if normalised else None
         self.activation = _activation(config.encoder_activation) if normalised else None
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,37 +82,25 @@ class _Decoder(nn.Module):
     def __init__(self, config: UNetConfig, inputs: int, features: int, dropout: float) -> None:
         super().__init__()
         size = config.kernel_size
-        self.conv = _SameConvTranspose2d(inputs, features, size, stride=2, padding=(size - 2) // 2)
+        self.conv = SameConvTranspose2d(inputs, features, size, stride=2, padding=(size - 2) // 2)
         self.activation = _activation(config.decoder_activation)
-        self.norm = _norm(config, features)
+        self.norm = norm_layer(config, features)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.norm(self.activation(self.conv(maps))))
 
 
-class _SameConvTranspose2d(nn.ConvTranspose2d):
-    """Twice the height and width: torch crops both ends alike, and TensorFlow's 'same' rule crops more at the end."""
-
-    def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        return super().forward(maps)[..., : 2 * maps.shape[-2], : 2 * maps.shape[-1]]
-
-
-def _norm(config: UNetConfig, features: int) -> nn.BatchNorm2d:
-    # torch's momentum is the weight of the new batch, ours (and Keras's) that of the old average.
-    return nn.BatchNorm2d(features, eps=config.norm_epsilon, momentum=1 - config.norm_momentum)
-
-
 def _activation(name: str) -> nn.Module:
     return {"relu": nn.ReLU(True), "leaky_relu": nn.LeakyReLU(0.2, True), "elu": nn.ELU(inplace=True)}[name]
 
 
-def load_variables(network: UNet, variables: Variables) -> None:
-    """Copies the variables of our U-Net into its twin, every leaf to the layer of its name.
+def load_variables(network: nn.Module, variables: Variables) -> None:
+    """Copies the variables of one of our U-Nets into its twin, every leaf to the layer of its name.
 
     Args:
         network: The twin, of the same config.
-        variables: `params` and `batch_stats` of `jaxsep.models.unet.UNet`.
+        variables: `params` and `batch_stats` of the linen module.
 
     Raises:
         RuntimeError: A leaf has no counterpart, or a layer no leaf (torch's own message).
@@ -148,7 +128,7 @@ def to_state_dict(tree: Variables) -> dict[str, torch.Tensor]:
     return state
 
 
-def layer_outputs(network: UNet, magnitude: torch.Tensor) -> Mapping[str, torch.Tensor]:
+def layer_outputs(network: nn.Module, magnitude: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """Runs the network once and returns a copy of what every layer gives, by name ('source_0/encoder_1/norm').
 
     Args:

@@ -1,0 +1,172 @@
+"""The catalogue of published models: what each is, where its authors published it, under which licence. Data alone.
+
+`pull.py` fetches what is named here, and `pretrained.py` finds it on this machine.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number that the authors of a model published for it.
+
+    Attributes:
+        stem: Of which stem.
+        sdr_db: Signal-to-distortion ratio: median over tracks of the medians over one-second frames (BSS Eval v4).
+        method: How stems were made from the network's output.
+        dataset: On which tracks.
+        source: Where it was published.
+    """
+
+    stem: str
+    sdr_db: float
+    method: str
+    dataset: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A .tar.gz of weights in its authors' own format.
+
+    Attributes:
+        url: Where they published it.
+        sha256: Of the file.
+        size_bytes: About how large the file is; twice as much is refused.
+        description: What it holds and who made it.
+        family: The rules that convert what it holds, a key of `jaxsep.weights.convert.FOREIGN_FAMILIES`.
+    """
+
+    url: str
+    sha256: str
+    size_bytes: int
+    description: str
+    family: str
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """A published model.
+
+    Attributes:
+        name: What `Separator.from_pretrained` and the command line call it.
+        family: A key of `jaxsep.models.FAMILIES`.
+        stems: In the order of its output.
+        sample_rate: In Hz.
+        bandwidth_hz: Up to where it estimates.
+        size_bytes: Of its arrays, as its file holds them.
+        dtype: What its file holds numbers in.
+        licence: Of the weights.
+        archive: What its authors published, from which the file is made.
+        sha256: Of the arrays, as `load_checkpoint` verifies and reports it; None where only that of the archive is
+            known.
+        scores: What its authors published for this very model.
+        bundled: Whether its file comes with jaxsep.
+        spec_sha256: Of the spec in a bundled file, which is known to fit the arrays.
+    """
+
+    name: str
+    family: str
+    stems: tuple[str, ...]
+    sample_rate: int
+    bandwidth_hz: float
+    size_bytes: int
+    dtype: str
+    licence: str
+    archive: Archive
+    sha256: str | None = None
+    scores: tuple[Score, ...] = ()
+    bundled: bool = False
+    spec_sha256: str | None = None
+
+
+def _spleeter_archive(form: str, sha256: str, size_bytes: int) -> Archive:
+    return Archive(
+        url=f"https://github.com/deezer/spleeter/releases/download/v1.4.0/{form}.tar.gz",
+        sha256=sha256,
+        size_bytes=size_bytes,
+        description=f"spleeter:{form}, published by Deezer with Spleeter (https://github.com/deezer/spleeter)",
+        family="spleeter",
+    )
+
+
+# The hashes are those that tests/test_github_model_provider.py of deezer/spleeter expects in the release's
+# checksum.json. Spleeter's '16kHz' forms name the same archives: their networks see 1536 bins instead of 1024 through
+# the same weights.
+_2STEMS = _spleeter_archive("2stems", "f3a90b39dd2874269e8b05a48a86745df897b848c61f3958efc80a39152bd692", 73_000_000)
+_4STEMS = _spleeter_archive("4stems", "3adb4a50ad4eb18c7c4d65fcf4cf2367a07d48408a5eb7d03cd20067429dfaa8", 147_000_000)
+_5STEMS = _spleeter_archive("5stems", "25a1e87eb5f75cc72a4d2d5467a0a50ac75f05611f877c278793742513cc7218", 182_000_000)
+
+_FLOAT16_SHA256 = "a1d5ac54f6e4c35c5599964f3f1e7c6fd4424e89c3ed091b3ab651cc48020cec"
+_FLOAT32_SHA256 = "3a97fb1f6bf6156d225c6c9e0d87620157763c20edb4888afe488f6699d594c6"
+_NARROW_HZ, _WIDE_HZ = 11025.0, 16537.5
+_2STEM_NAMES = ("vocals", "accompaniment")
+_4STEM_NAMES = ("vocals", "drums", "bass", "other")
+_5STEM_NAMES = ("vocals", "piano", "drums", "bass", "other")
+
+# Hennequin et al. 2020 score vocals, drums, bass and other together: the numbers are those of the 4-stem model in its
+# plain form, vocals included, and of no other.
+_4STEM_SCORES = tuple(
+    Score(stem, sdr_db, method, "MUSDB18 test", "Hennequin et al. 2020, https://doi.org/10.21105/joss.02154")
+    for method, ratios in (("ratio masks", (6.55, 5.93, 5.10, 4.24)), ("Wiener filter", (6.86, 6.71, 5.51, 4.55)))
+    for stem, sdr_db in zip(_4STEM_NAMES, ratios, strict=True)
+)
+
+
+def _spleeter(
+    name: str,
+    stems: tuple[str, ...],
+    bandwidth_hz: float,
+    dtype: str,
+    archive: Archive,
+    *,
+    sha256: str | None = None,
+    scores: tuple[Score, ...] = (),
+    spec_sha256: str | None = None,
+) -> CatalogueEntry:
+    # Parameters and statistics of one network; the published ones differ in how many they have.
+    network = 9_824_711
+    return CatalogueEntry(
+        name=name,
+        family="unet",
+        stems=stems,
+        sample_rate=44100,
+        bandwidth_hz=bandwidth_hz,
+        size_bytes=len(stems) * network * {"float16": 2, "float32": 4}[dtype],
+        dtype=dtype,
+        licence="MIT",
+        archive=archive,
+        sha256=sha256,
+        scores=scores,
+        bundled=spec_sha256 is not None,
+        spec_sha256=spec_sha256,
+    )
+
+
+CATALOGUE = (
+    _spleeter(
+        "spleeter-2stems",
+        _2STEM_NAMES,
+        _NARROW_HZ,
+        "float16",
+        _2STEMS,
+        sha256=_FLOAT16_SHA256,
+        spec_sha256="e1d1215d2ac2e2b847a32b429c9714f3da0e9d82cf591cef945b3ccd30db580a",
+    ),
+    _spleeter("spleeter-2stems-16khz", _2STEM_NAMES, _WIDE_HZ, "float16", _2STEMS, sha256=_FLOAT16_SHA256),
+    _spleeter("spleeter-2stems-fp32", _2STEM_NAMES, _NARROW_HZ, "float32", _2STEMS, sha256=_FLOAT32_SHA256),
+    _spleeter("spleeter-4stems", _4STEM_NAMES, _NARROW_HZ, "float32", _4STEMS, scores=_4STEM_SCORES),
+    _spleeter("spleeter-4stems-16khz", _4STEM_NAMES, _WIDE_HZ, "float32", _4STEMS),
+    _spleeter("spleeter-5stems", _5STEM_NAMES, _NARROW_HZ, "float32", _5STEMS),
+    _spleeter("spleeter-5stems-16khz", _5STEM_NAMES, _WIDE_HZ, "float32", _5STEMS),
+)
+
+
+def list_models() -> tuple[CatalogueEntry, ...]:
+    """Returns the models of the catalogue."""
+    return CATALOGUE
+
+
+def find_entry(name: str) -> CatalogueEntry | None:
+    """Returns the model of that name; None where the catalogue has none."""
+    return next((entry for entry in list_models() if entry.name == name), None)

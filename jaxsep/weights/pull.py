@@ -1,0 +1,244 @@
+"""Pulling: a model of the catalogue, fetched from where its authors published it and converted, into the cache.
+
+How bytes come is in `download.py` and `archive.py`; where models are looked for is in `pretrained.py`.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from jaxsep import unfinished
+from jaxsep.environment import cache_directory, is_offline
+from jaxsep.errors import CheckpointError, nearest
+from jaxsep.weights.archive import unpack
+from jaxsep.weights.catalogue import CatalogueEntry, find_entry, list_models
+from jaxsep.weights.download import Announce, DownloadProgress, download, file_sha256
+
+if TYPE_CHECKING:
+    from jaxsep.weights.checkpoint import StorageType
+
+logger = logging.getLogger(__name__)
+
+_BUNDLED = Path(__file__).parent / "data"
+# Beside the numbers themselves, archives hold an index and a graph of about a megabyte.
+_UNPACKED_PER_PACKED_BYTE = 2
+
+
+class _Weights(NamedTuple):
+    """Weights before their conversion.
+
+    Attributes:
+        path: What is read.
+        family: The rules for it; None for a checkpoint of jaxsep's.
+        provenance: Where they come from; None for what the conversion finds out.
+    """
+
+    path: Path
+    family: str | None
+    provenance: str | None
+
+
+def places(name: str) -> list[Path]:
+    """Returns where the file of a model may lie, by its name: bundled, or in the cache."""
+    file = f"{name}.safetensors"
+    return [_BUNDLED / file, cache_directory() / "models" / file]
+
+
+def find_file(name: str) -> Path | None:
+    """Returns the file of a model by its name; None where it is not on this machine."""
+    return next((place for place in places(name) if place.is_file()), None)
+
+
+def pull(
+    name: str,
+    *,
+    source: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    announce: Announce = logger.warning,
+    progress: DownloadProgress | None = None,
+) -> Path:
+    """Brings a model of the catalogue onto this machine, unless it is there.
+
+    Its archive is fetched, verified by its sha256, unpacked and converted; the model's file appears in the cache's
+    `models` folder when it is complete and verified. Forms of the same weights are made of one another where one is
+    here. Processes that pull the same weights at the same time fetch them once.
+
+    Args:
+        name: Of the catalogue.
+        source: Where to take the published weights from instead: another URL or a copy of the archive, which must be
+            the same file, or the folder that it unpacks to.
+        force: Whether to make the file anew where it is there.
+        announce: Called with a sentence or clause for each thing that is done: for people, licence included.
+        progress: Called while bytes come, with how many there are and how many there will be.
+
+    Returns:
+        The model's file.
+
+    Raises:
+        CheckpointError: There is no such model, or it cannot be had; the message says what to do.
+    """
+    entry = find_entry(name)
+    if entry is None:
+        known = [known.name for known in list_models()]
+        raise CheckpointError(f"There is no model called '{name}' in the catalogue.{nearest(name, known)}")
+    bundled, target = places(name)
+    if entry.bundled:
+        return bundled
+    downloads = cache_directory() / "downloads"
+    with _locked(downloads / f"{entry.archive.sha256}.lock", announce):
+        if target.is_file() and not force:
+            return target
+        workplace = downloads / f"{entry.archive.sha256}.unpacked"
+        packed = downloads / f"{entry.archive.sha256}.tar.gz"
+        try:
+            with unfinished.watched(workplace):
+                weights = _find_weights(entry, source, packed, workplace, announce, progress)
+                _place(entry, weights, workplace, target)
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
+        packed.unlink(missing_ok=True)
+    return target
+
+
+def _find_weights(
+    entry: CatalogueEntry,
+    source: str | os.PathLike[str] | None,
+    packed: Path,
+    workplace: Path,
+    announce: Announce,
+    progress: DownloadProgress | None,
+) -> _Weights:
+    archive = entry.archive
+    limit = 2 * archive.size_bytes
+    licence = f"licence {entry.licence}"
+    if source is None and (relative := _same_weights(entry)) is not None:
+        announce(f"Making '{entry.name}' of '{relative.stem}', which has the same weights ({licence}).")
+        return _Weights(relative, None, None)
+    url = archive.url if source is None else os.fspath(source)
+    if urlsplit(url).scheme in ("http", "https"):
+        advice = (
+            f"fetch {archive.url} on another machine and run `jaxsep models pull {entry.name} --from "
+            f"{Path(urlsplit(archive.url).path).name}`"
+        )
+        if is_offline():
+            raise CheckpointError(
+                f"The weights of '{entry.name}' are not on this machine, and JAXSEP_OFFLINE forbids to fetch them; "
+                f"unset it, or {advice}."
+            )
+        announce(f"Fetching '{entry.name}' ({licence}, about {archive.size_bytes / 1e6:.0f} MB) from {url}")
+        try:
+            download(
+                url,
+                packed,
+                sha256=archive.sha256,
+                size_limit_bytes=limit,
+                announce=announce,
+                progress=progress,
+            )
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"The weights of '{entry.name}' are not on this machine: {str(error).removesuffix('.')}; try again, or "
+                f"{advice}."
+            ) from None
+    else:
+        given = Path(url).expanduser()
+        if given.is_dir():
+            return _from_folder(entry, given, announce)
+        packed = given
+        _check_archive(entry, packed)
+        announce(f"Unpacking '{entry.name}' ({licence}) from {packed}")
+    unpack(packed, workplace, size_limit_bytes=_UNPACKED_PER_PACKED_BYTE * limit)
+    origin = f"{Path(urlsplit(archive.url).path).name} (sha256 {archive.sha256})"
+    return _Weights(workplace, archive.family, f"{archive.description}; converted from {origin}")
+
+
+def _same_weights(entry: CatalogueEntry) -> Path | None:
+    """Returns the file of a model that holds the same arrays in another form, where one is here."""
+    for other in list_models():
+        if other.name != entry.name and (other.archive, other.dtype) == (entry.archive, entry.dtype):
+            if (path := find_file(other.name)) is not None:
+                return path
+    return None
+
+
+def _from_folder(entry: CatalogueEntry, folder: Path, announce: Announce) -> _Weights:
+    announce(f"Converting '{entry.name}' (licence {entry.licence}) from {folder}")
+    if entry.sha256 is not None:
+        return _Weights(folder, entry.archive.family, None)
+    from jaxsep.weights.convert import describe_source
+
+    announce("Of these weights only the archive's sha256 is published, so nothing but you vouches for the folder.")
+    return _Weights(
+        folder,
+        entry.archive.family,
+        f"said to be {entry.archive.description}, not verified; converted from {describe_source(folder)}",
+    )
+
+
+def _check_archive(entry: CatalogueEntry, path: Path) -> None:
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}; give an archive, its folder or a URL."
+        ) from None
+    if found != entry.archive.sha256:
+        raise CheckpointError(
+            f"{path} is not the archive published as '{entry.name}' (sha256 {found}, expected {entry.archive.sha256}); "
+            f"get {entry.archive.url}, or give weights of your own a name of their own with `jaxsep convert`."
+        )
+
+
+def _place(entry: CatalogueEntry, weights: _Weights, workplace: Path, target: Path) -> None:
+    """Converts weights and gives the model its name once they are known to be the right ones."""
+    from jaxsep.weights.convert import convert
+
+    made = workplace / "made" / target.name
+    dtype: StorageType = "float16" if entry.dtype == "float16" else "float32"
+    written = convert(
+        weights.path,
+        output=made,
+        family=weights.family,
+        dtype=dtype,
+        name=entry.name,
+        licence=entry.licence,
+        provenance=weights.provenance,
+    )
+    if entry.sha256 is not None and written.sha256 != entry.sha256:
+        raise CheckpointError(
+            f"{weights.path} holds other weights than those published as '{entry.name}' (sha256 {written.sha256}, "
+            f"expected {entry.sha256}); give weights of your own a name of their own with `jaxsep convert`."
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made.replace(target)
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written: {error.strerror}.") from None
+
+
+@contextmanager
+def _locked(path: Path, announce: Announce) -> Iterator[None]:
+    """Holds a lock between processes; the system lets go of it however a process ends."""
+    import filelock
+
+    lock = filelock.FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            announce("Another process is pulling these weights; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error.strerror or error}; choose another place by JAXSEP_CACHE."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
