@@ -127,10 +127,10 @@ class FFmpegDecoder:
         damaged_packets: How many the last run of `chunks` could not decode.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, stream: int = 0) -> None:
+        self._path, self._stream = path, stream
         self.damaged_packets = 0
-        with closing(_Container(path)) as container:
+        with closing(_Container(path, stream)) as container:
             stream = container.stream
             codec = stream.codec_context
             name = container.format_name
@@ -159,7 +159,7 @@ class FFmpegDecoder:
         import av.error
 
         self.damaged_packets = 0
-        with closing(_Container(self._path)) as container:
+        with closing(_Container(self._path, self._stream)) as container:
             packets = container.packets()
             while True:
                 try:
@@ -204,11 +204,15 @@ class FFmpegDecoder:
 Decoder = LibsndfileDecoder | FFmpegDecoder
 
 
-def open_decoder(path: Path) -> Decoder:
+def open_decoder(path: Path, stream: int = 0) -> Decoder:
     """Opens a file with the decoder that fits its first bytes.
 
+    Args:
+        path: The file.
+        stream: Which of its audio streams, counted from 0.
+
     Raises:
-        AudioError: The file is missing, empty, or not audio.
+        AudioError: The file is missing, empty, or not audio, or has no such stream.
     """
     try:
         status = path.stat()
@@ -226,7 +230,8 @@ def open_decoder(path: Path) -> Decoder:
         raise AudioError(f"{path} cannot be opened: {error.strerror}.") from None
     except ValueError as error:
         raise AudioError(f"{str(path)!r} is not a file name: {error}.") from None
-    if head.startswith(_LIBSNDFILE_MAGIC) or (head.startswith(b"OggS") and b"\x01vorbis" in head):
+    known_to_libsndfile = head.startswith(_LIBSNDFILE_MAGIC) or (head.startswith(b"OggS") and b"\x01vorbis" in head)
+    if known_to_libsndfile and stream == 0:
         with suppress(soundfile.LibsndfileError):  # a coding that it does not know: FFmpeg may
             decoder = LibsndfileDecoder(path)
             known = 0 < (decoder.info.frames or 0) < _UNKNOWN_FRAMES
@@ -235,16 +240,16 @@ def open_decoder(path: Path) -> Decoder:
             # Mp3 inside wav; or a header written to a pipe, or before a crash, that knows no length: FFmpeg looks what
             # follows.
             decoder.close()
-    ffmpeg = FFmpegDecoder(path)
+    ffmpeg = FFmpegDecoder(path, stream)
     if head.startswith(_LIBSNDFILE_MAGIC) and next(ffmpeg.chunks(0, 1), None) is None:
         raise AudioError(f"{path} holds no samples.")
     return ffmpeg
 
 
 class _Container:
-    """A file opened by FFmpeg, with its first audio stream."""
+    """A file opened by FFmpeg, with one of its audio streams."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stream: int) -> None:
         import av  # 50 ms, and needed for compressed files only
         import av.error
 
@@ -261,7 +266,10 @@ class _Container:
         if not self._container.streams.audio:
             self.close()
             raise AudioError(f"{path} holds no audio stream.")
-        self.stream = self._container.streams.audio[0]
+        if stream >= len(self._container.streams.audio):
+            self.close()
+            raise AudioError(f"{path} holds {stream} audio streams or fewer; number {stream + 1} was asked for.")
+        self.stream = self._container.streams.audio[stream]
         codec = self.stream.codec_context
         if codec is None or not codec.sample_rate or not codec.layout.nb_channels or codec.format is None:
             self.close()

@@ -49,7 +49,12 @@ class AudioReader:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, offset_seconds: float = 0.0, duration_seconds: float | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        offset_seconds: float = 0.0,
+        duration_seconds: float | None = None,
+        stream: int = 0,
     ) -> None:
         """Opens a file.
 
@@ -57,6 +62,8 @@ class AudioReader:
             path: The file.
             offset_seconds: Where to start, rounded to the nearest frame.
             duration_seconds: How much to read at most, rounded to the nearest frame; None reads to the end.
+            stream: Which audio stream of the file, counted from 0: Native Instruments' stem.mp4 holds the mixture and
+                four sources.
 
         Raises:
             AudioError: The file is missing, empty or not audio, or the stretch lies outside it.
@@ -68,7 +75,8 @@ class AudioReader:
         self.truncated = False
         self.warning: str | None = None
         self._closed = False
-        self._decoder = open_decoder(Path(path))
+        self._stream = stream
+        self._decoder = open_decoder(Path(path), stream)
         self.info = self._decoder.info
         self.tags = self._decoder.tags
         rate, total = self.info.sample_rate, self.info.frames
@@ -142,7 +150,7 @@ class AudioReader:
             # libsndfile drops a whole read when flac ends too early; FFmpeg gives every frame that is there.
             self._decoder.close()
             try:
-                self._decoder = FFmpegDecoder(self.info.path)
+                self._decoder = FFmpegDecoder(self.info.path, self._stream)
                 found = self._decoder.info
                 if (found.sample_rate, found.channels) != (self.info.sample_rate, self.info.channels):
                     raise AudioError("They do not agree on what it is.")

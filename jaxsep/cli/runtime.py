@@ -87,16 +87,33 @@ def choose_device(kind: DeviceKind) -> "jax.Device":
         ) from None
 
 
-def find_model(name_or_path: str, *, quiet: bool = False) -> "Path":
+def find_model(name_or_path: str, checkpoint: str | None = None, *, quiet: bool = False) -> "Path":
     """Returns the file or folder of a model; pulls one of the catalogue that is not here, and says so unless quiet.
+
+    Args:
+        name_or_path: See `jaxsep.weights.pretrained.resolve`.
+        checkpoint: Which one of a training run: 'best', 'latest' or a step; None for what is no run, or its best.
+        quiet: Whether nothing is shown of a pull.
 
     Raises:
         ConfigError: There is none: the command line names what does not exist.
         CheckpointError: It cannot be pulled.
     """
+    from pathlib import Path
+
     from jaxsep.cli.models import pull_visibly
     from jaxsep.weights.catalogue import find_entry
     from jaxsep.weights.pretrained import is_present, resolve
+    from jaxsep.weights.runs import choose_checkpoint, is_run
+
+    if checkpoint is not None:
+        run = Path(name_or_path).expanduser()
+        if not is_run(run):
+            raise ConfigError(f"--checkpoint picks one of a training run's, and '{name_or_path}' is none.")
+        try:
+            return choose_checkpoint(run, checkpoint)
+        except CheckpointError as error:
+            raise ConfigError(str(error)) from None
 
     if find_entry(name_or_path) is not None and not is_present(name_or_path):
         return pull_visibly(name_or_path, quiet=quiet)

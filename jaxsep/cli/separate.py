@@ -107,8 +107,19 @@ def separate(
     ] = False,
     model: Annotated[
         str,
-        typer.Option("-m", "--model", help="A name from `jaxsep models`, or a checkpoint.", rich_help_panel=_HOW),
+        typer.Option(
+            "-m", "--model", help="A name from `jaxsep models`, a checkpoint, or a training run.", rich_help_panel=_HOW
+        ),
     ] = DEFAULT_MODEL,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="best|latest|STEP",
+            help="Of a training run: which of its checkpoints.",
+            show_default="best",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     wiener: Annotated[
         bool,
         typer.Option("--wiener", help="Use the multichannel Wiener filter (Spleeter's MWF).", rich_help_panel=_HOW),
@@ -220,7 +231,7 @@ def separate(
     with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary, unfinished.watched(Path(temporary)):
         spooled_stdin = Path(temporary) / STDIN_NAME
         found = find_inputs(inputs, output=output, spooled_stdin=spooled_stdin)
-        checkpoint = find_model(model, quiet=quiet)
+        weights = find_model(model, checkpoint, quiet=quiet)
         jax_device = choose_device(device)
         use_compilation_cache()
         compilation = CompilationCounter()
@@ -228,15 +239,17 @@ def separate(
         from jaxsep.separation.outputs import plan
         from jaxsep.separation.separator import Separator
         from jaxsep.weights.checkpoint import read_spec
+        from jaxsep.weights.runs import is_saved_state
 
         if any(each.path == spooled_stdin for each in found):
             spool_stdin(sys.stdin.buffer, spooled_stdin)
         # All that can be refused is refused before the weights are read.
-        jobs = plan(found, output, read_spec(checkpoint), config)
+        jobs = plan(found, output, read_spec(weights), config)
         if report is not None:
             check_report_path(report, jobs)
         separator = Separator.from_pretrained(
-            model,
+            # A run that is still going on may have another best checkpoint by now.
+            weights if is_saved_state(weights) else model,
             # Consistency spreads what is missing over all stems of the model, also where few are written.
             stems=None if config.consistency == "project" else config.chosen_stems,
             wiener=NORBERT if wiener else None,

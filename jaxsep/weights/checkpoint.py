@@ -1,7 +1,7 @@
 """jaxsep's own checkpoints: a spec and its variables, as one safetensors file or as an Orbax folder.
 
 Both carry a sha256 of the arrays and one of the spec, verified at load: both formats would load a flipped bit without a
-word.
+word. Training runs are read as checkpoints too (runs.py).
 The catalogue of published checkpoints is in `pretrained.py`.
 """
 
@@ -23,6 +23,7 @@ from jaxsep import unfinished
 from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.models.spec import ModelSpec
 from jaxsep.typing import Variables
+from jaxsep.weights import runs
 from jaxsep.weights.tree import expected_shapes, flatten, mismatches, unflatten
 
 StorageType = Literal["float32", "float16"]
@@ -97,7 +98,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, known: Collection[tuple[str
     """Reads a checkpoint and verifies it.
 
     Args:
-        path: What `save_checkpoint` wrote.
+        path: What `save_checkpoint` wrote, or a training run (its best checkpoint) or one of its checkpoints.
         known: Pairs of the sha256 of a spec and of arrays that are known to fit. Where the file holds one, its leaves
             are not compared with the model's, for which the model has to be traced.
 
@@ -106,6 +107,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, known: Collection[tuple[str
             spec leaf for leaf.
     """
     path = Path(path)
+    if _is_of_a_run(path):
+        return _load_from_run(path)
     with _reported(path):
         spec, hashes = _read_record(path)
         read = _read_folder if path.is_dir() else _read_file
@@ -123,12 +126,14 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     """Reads what a checkpoint is, without its arrays.
 
     Args:
-        path: What `save_checkpoint` wrote.
+        path: As for `load_checkpoint`.
 
     Raises:
         CheckpointError: It is missing, of another format, newer than this jaxsep, or its spec is damaged.
     """
     path = Path(path)
+    if _is_of_a_run(path):
+        return _spec_from_run(path)[1]
     with _reported(path):
         return _read_record(path)[0]
 
@@ -137,7 +142,7 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether there is a checkpoint of jaxsep's own at `path`, intact or not."""
     path = Path(path)
     if path.is_dir():
-        return (path / _RECORD).is_file()
+        return (path / _RECORD).is_file() or _is_of_a_run(path)
     try:
         with _reported(path):
             return "spec" in _metadata(path)
@@ -153,6 +158,26 @@ def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name}\0{array.dtype.name}\0{','.join(map(str, array.shape))}\0".encode())
         digest.update(_little_endian(array))
     return digest.hexdigest()
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return runs.is_run(path) or runs.is_saved_state(path)
+
+
+def _spec_from_run(path: Path) -> tuple[Path, ModelSpec]:
+    """Returns the folder of the checkpoint that a path of a run means, and its spec."""
+    folder = runs.choose_checkpoint(path) if runs.is_run(path) else path
+    try:
+        return folder, ModelSpec.parse(runs.read_record(folder)["spec"], where=f"The spec of {folder}")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _load_from_run(path: Path) -> Checkpoint:
+    folder, spec = _spec_from_run(path)
+    arrays = flatten(runs.read_variables(folder))
+    _check_shapes(spec, {name: array.shape for name, array in arrays.items()}, where=str(folder))
+    return Checkpoint(spec, unflatten(arrays), hash_arrays(arrays))
 
 
 def _as_float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

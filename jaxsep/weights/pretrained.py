@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jaxsep.environment import cache_directory
 from jaxsep.errors import CheckpointError, nearest
+from jaxsep.weights import runs
 from jaxsep.weights.catalogue import find_entry
 from jaxsep.weights.catalogue import list_models as list_models
 from jaxsep.weights.pull import find_file, places, pull
@@ -22,7 +23,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """Returns the file or folder of a model, pulling it where its name is in the catalogue and its file is not here.
 
     Args:
-        name_or_path: A name of the catalogue, the name of a file in the cache's `models` folder, or a path.
+        name_or_path: A name of the catalogue, the name of a file in the cache's `models` folder, or a path. The path of
+            a training run stands for its best checkpoint.
 
     Raises:
         CheckpointError: There is no such model, or its file cannot be had; the message says what to do.
@@ -34,7 +36,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         return pull(str(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return path
+        return runs.choose_checkpoint(path) if runs.is_run(path) else path
     if named:
         known = [entry.name for entry in list_models()] + [file.stem for file in _cached_models()]
         raise CheckpointError(f"There is no model or file called '{name_or_path}'.{nearest(str(name_or_path), known)}")

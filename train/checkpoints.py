@@ -1,0 +1,217 @@
+"""Checkpoints of a run: the whole state, written by Orbax while the run goes on, and restored only if it is intact.
+
+What they look like on disk, and how they are read, is in `jaxsep/weights/runs.py`, since `jaxsep separate` reads them.
+Orbax's own manager of checkpoints is not used: it does not open a folder in which one of them is damaged.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from jaxsep.errors import CheckpointError
+from jaxsep.training.state import TrainState
+from jaxsep.weights import runs
+from jaxsep.weights.tree import flatten, unflatten
+from train.config import CheckpointsConfig
+from train.parallel import gather
+
+logger = logging.getLogger(__name__)
+
+_UNFINISHED = ".unfinished."
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held.
+
+    Attributes:
+        state: On the host.
+        record: What was saved beside it.
+    """
+
+    state: TrainState
+    record: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run. On several hosts, every process makes the same calls, and process 0 writes.
+
+    A state is copied before `save` returns, and hashed and written behind the run's back under a temporary name; it
+    appears under its own when it is complete and on the disk.
+    """
+
+    def __init__(self, workdir: Path, config: CheckpointsConfig) -> None:
+        """Opens the folder, and clears away what a run that was killed left unfinished."""
+        self._run, self._config = workdir, config
+        self._folder = (workdir / runs.CHECKPOINTS).absolute()
+        self._writes = jax.process_index() == 0
+        if self._writes:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for left in self._folder.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(left)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # What is being written is completed, whatever ended the run.
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that are saved, in order."""
+        return sorted(int(folder.name) for folder in self._folder.iterdir() if folder.name.isdecimal())
+
+    def save(self, state: TrainState, record: Mapping[str, Any], *, score: float | None) -> None:
+        """Starts to save a state, once the one before is written.
+
+        Args:
+            state: Replicated or on the host; the caller may give its buffers away afterwards.
+            record: JSON that is kept beside it: spec, config, and what else is to go on as it was.
+            score: Of its validation; None where there was none.
+
+        Raises:
+            CheckpointError: The one before could not be written.
+        """
+        self.wait()
+        if self._writes:
+            # Copies: on a CPU, a host view of an array shares its memory, which the next step overwrites.
+            arrays = {path: np.array(leaf) for path, leaf in _by_path(state).items()}
+            self._pending = self._thread.submit(self._write, arrays, {**record, "score": score})
+
+    def wait(self) -> None:
+        """Waits until what is being saved is written.
+
+        Raises:
+            CheckpointError: It could not be.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def restore(self, like: TrainState) -> Restored | None:
+        """Reads the newest checkpoint that is intact.
+
+        Those that are not are put aside, so that the run can save under their steps again.
+
+        Args:
+            like: A state of the same structure, or its shapes.
+
+        Returns:
+            What it held; None where nothing was saved yet.
+
+        Raises:
+            CheckpointError: Something was saved, and none of it is intact, or of this state's structure.
+        """
+        damaged = []
+        for step in reversed(self.steps):
+            folder = self._folder / str(step)
+            try:
+                record, found = runs.read_record(folder), runs.read_state(folder)
+            except CheckpointError as error:
+                logger.warning("%s Going back to the checkpoint before.", error)
+                damaged.append(folder)
+                continue
+            if len(set(gather(np.asarray(step)).tolist())) > 1:
+                raise CheckpointError(f"The processes of this run do not see the same checkpoints in {self._folder}.")
+            restored = Restored(_state_of(found, like, folder), record)
+            if self._writes:
+                self._put_aside(damaged)
+            return restored
+        if damaged:
+            raise CheckpointError(f"No checkpoint in {self._folder} is intact; begin anew in another workdir.")
+        return None
+
+    def _write(self, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
+        state = unflatten(arrays)
+        step = int(state["step"])
+        temporary = self._folder / f"{_UNFINISHED}{step}"
+        context = ocp.Context()
+        # The arrays are all here: nothing to agree on with other processes.
+        context.multiprocessing.primary_host = 0
+        context.multiprocessing.active_processes = {0}
+        try:
+            needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self._folder).free
+            if needed > free:
+                # Orbax notices too, but leaves threads behind that complain one after another.
+                raise OSError(f"it takes {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on the disk")
+            temporary.mkdir()
+            with context:
+                ocp.save(temporary / runs.STATE, state)
+            with (temporary / runs.RECORD).open("w", encoding="utf-8") as file:
+                file.write(runs.encode_record({**record, **runs.describe_state(temporary / runs.STATE, state)}))
+                file.flush()
+                os.fsync(file.fileno())
+            target = self._folder / str(step)
+            # The last step of a run that is over may come again: with other validation, say.
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            self._delete_old()
+        except Exception as error:  # Orbax and TensorStore have no common class
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(
+                f"The checkpoint of step {step} cannot be written: {_reason(error)}; "
+                + (f"the last one is of step {self.steps[-1]}" if self.steps else "there is none before it")
+                + ", and the same command goes on from there."
+            ) from None
+
+    def _delete_old(self) -> None:
+        """Keeps the latest and the best."""
+        scores = runs.saved_steps(self._run)
+        best = sorted((step for step in scores if scores[step] is not None), key=lambda step: (scores[step], step))
+        kept = {*sorted(scores)[-self._config.keep_latest :], *best[-self._config.keep_best :]}
+        for step in scores.keys() - kept:
+            # Renamed first, so that no half of it has its name.
+            doomed = (self._folder / str(step)).rename(self._folder / f"{_UNFINISHED}{step}")
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def _put_aside(self, folders: list[Path]) -> None:
+        if folders:
+            aside = self._folder.with_name("damaged")
+            aside.mkdir(exist_ok=True)
+            for folder in folders:
+                number = sum(1 for each in aside.iterdir() if each.name.startswith(f"{folder.name}."))
+                folder.rename(aside / f"{folder.name}.{number}")
+
+
+def _reason(error: Exception) -> str:
+    """Returns the cause that TensorStore names last, before it repeats its whole specification."""
+    cause = " ".join(str(error).split()).split(" [tensorstore_spec")[0].rsplit(": ", 1)[-1].removesuffix(".")
+    return cause[:200] or type(error).__name__
+
+
+def _by_path(state: TrainState) -> dict[str, Any]:
+    """Returns the leaves of a state by their paths, part first: 'params/...', 'opt_state/0/mu/...'."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _state_of(found: Mapping[str, Any], like: TrainState, folder: Path) -> TrainState:
+    """Returns a state of the structure of `like` with the arrays of a checkpoint.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    expected, given = _by_path(like), flatten(found)
+    if {path: leaf.shape for path, leaf in expected.items()} != {path: leaf.shape for path, leaf in given.items()}:
+        raise CheckpointError(
+            f"{folder} holds a state of another structure (model, optimizer or average of parameters); "
+            "go on with the config of the run, or begin anew in another workdir."
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [given[path] for path in expected])
