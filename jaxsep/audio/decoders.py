@@ -131,16 +131,16 @@ class FFmpegDecoder:
         self._path, self._stream = path, stream
         self.damaged_packets = 0
         with closing(_Container(path, stream)) as container:
-            stream = container.stream
-            codec = stream.codec_context
+            found = container.stream
+            codec = found.codec_context
             name = container.format_name
             seconds = float(container.duration_seconds) if container.duration_seconds else None
-            if stream.duration is not None and stream.time_base is not None:
-                seconds = float(stream.duration * stream.time_base)
+            if found.duration is not None and found.time_base is not None:
+                seconds = float(found.duration * found.time_base)
             frames = None
             if name == "mp3" and seconds is not None and _counts_its_frames(path):
-                frames = round(stream.duration * stream.time_base * codec.sample_rate)
-            alone = stream.duration is not None or container.stream_count == 1
+                frames = round(found.duration * found.time_base * codec.sample_rate)
+            alone = found.duration is not None or container.stream_count == 1
             self.stated_seconds = seconds if name in _CONTAINERS_WITH_DURATION and alone else None
             self.info = AudioInfo(
                 path=path,

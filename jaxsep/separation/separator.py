@@ -3,6 +3,7 @@
 Files are in stream.py, what is computed in estimate.py and filtered.py.
 """
 
+import copy
 import itertools
 import logging
 from collections import deque
@@ -60,7 +61,7 @@ class Model:
         module: The linen module.
         variables: Its parameters and statistics.
         spec: What the weights belong to.
-        sha256: Of the weights.
+        sha256: Of the weights; empty while they are in training.
     """
 
     module: nn.Module
@@ -157,6 +158,16 @@ class Separator:
             **options: As for the constructor.
         """
         return cls(load_model(name_or_path), **options)
+
+    def with_variables(self, variables: Variables) -> "Separator":
+        """Returns a Separator of the same model with other weights; it shares what this one has compiled.
+
+        Args:
+            variables: In the shapes and types of the model's own.
+        """
+        other = copy.copy(self)
+        other.model = replace(self.model, variables=jax.device_put(variables, self.device), sha256="")
+        return other
 
     @property
     def passes(self) -> int:

@@ -2,7 +2,7 @@
 
 A run is a folder with `checkpoints/STEP/`, each the whole state as Orbax writes it and a record beside it: the model's
 spec, the config, the score, and the sha256 of every file, since Orbax loads a flipped bit without a word, or fails
-noisily. Imports neither jax nor Orbax until a state is read.
+noisily. Imports neither jax nor numpy nor Orbax until a state is read.
 """
 
 import hashlib
@@ -11,8 +11,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from jaxsep.errors import CheckpointError
 
@@ -129,6 +127,7 @@ def read_state(checkpoint: str | os.PathLike[str], parts: tuple[str, ...] | None
     Raises:
         CheckpointError: It cannot be read, or does not match its sha256.
     """
+    import numpy as np
     from orbax.checkpoint import v1 as ocp
 
     from jaxsep.weights.tree import unflatten

@@ -4,13 +4,11 @@ Their values are compared in parity/test_jansson_and_classic_unet_pytorch.py.
 """
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 
 from jaxsep.errors import ConfigError
 from jaxsep.models import FAMILIES
@@ -19,7 +17,6 @@ from jaxsep.models.jansson import JANSSON, JanssonConfig, JanssonUNet
 from jaxsep.models.spec import ModelSpec
 from jaxsep.weights.twins import SPECS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     # Five blocks, for a decoder block without dropout.
     "jansson": JanssonConfig(n_sources=2, bins=32, filters=(4, 6, 8, 10, 12)),
@@ -241,9 +238,3 @@ def test_published_forms_are_these():
         "classic-unet": "log",
     }
     assert SPECS["jansson"].chunking.chunk_hop == 128 * 768
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_the_recipe_in_configs_describes_the_model_of_its_name(name):
-    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    assert ModelSpec.parse(recipe["model"], where=f"configs/{name}.yaml") == SPECS[name]

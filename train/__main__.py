@@ -1,0 +1,185 @@
+"""The command `python -m train`: options, one call, printing. The loop is in loop.py."""
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jaxsep.errors import ConfigError, JaxsepError
+
+if TYPE_CHECKING:
+    from train.config import RunConfig
+    from train.loop import Outcome
+
+# Of sysexits.h, 'try again': the run was told to stop and has saved its state; the same command goes on.
+INTERRUPTED = 75
+FAILED, USAGE = 1, 2
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A recipe, such as configs/unet_2stems.yaml.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE...", help="Instead of what the recipe says.")
+    ] = None,
+    workdir: Annotated[
+        Path, typer.Option(help="Where the run leaves what it leaves; where it is there already, it goes on.")
+    ] = ...,  # type: ignore[assignment]
+    check: Annotated[bool, typer.Option("--check", help="Look at config and tracks, and end.")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes; the cluster tells which.")
+    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Of process 0, where no cluster tells it.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Which of them this is.")] = None,
+) -> None:
+    """Train a separation model.
+
+    What it leaves behind separates songs: `jaxsep separate -m WORKDIR`. Exits with 0 when all steps are made, 1 when
+    the run failed, 2 when something was asked for that cannot be, and 75 when it was told to stop (SIGTERM, Ctrl-C)
+    and has saved its state.
+    """
+    logging.basicConfig(level=logging.WARNING, format="train: %(message)s", stream=sys.stderr)
+    logging.getLogger("train").setLevel(logging.INFO)
+    if coordinator is not None and (processes is None or process is None):
+        raise ConfigError("--coordinator goes with --processes and --process.")
+    many = distributed or coordinator is not None
+    if many:
+        from train.parallel import start_processes
+
+        start_processes(coordinator, processes, process)
+    try:
+        status = _train(config, overrides or [], workdir, check)
+    except JaxsepError as error:
+        print(f"train: {error}", file=sys.stderr)
+        status = USAGE if isinstance(error, ConfigError) else FAILED
+    except Exception as error:
+        if not many:
+            raise
+        print(f"train: Another process of this run is gone or failed ({_first_line(error)}).", file=sys.stderr)
+        status = FAILED
+    if many and status not in (0, INTERRUPTED):
+        # The others must not wait for this one, nor this one at exit for those that are gone.
+        sys.stderr.flush()
+        os._exit(status)
+    raise typer.Exit(status)
+
+
+def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
+    import jax
+
+    from jaxsep.cli.runtime import use_compilation_cache
+    from train.config import load_config
+    from train.dataset_check import check_tracks
+    from train.loop import run
+    from train.parallel import check_batch_size
+    from train.tracks import find_tracks
+    from train.workdir import open_workdir
+
+    config = load_config(path, overrides)
+    check_batch_size(config.training.batch_size, devices=jax.device_count(), accumulation=config.training.accumulation)
+    use_compilation_cache()
+    first = jax.process_index() == 0
+    tracks = find_tracks(config.data, config.model)
+    report = check_tracks(tracks, config)
+    if first:
+        _print_check(report)
+    if check:
+        return 0
+    stop = _StopRequest()
+    with open_workdir(workdir, config):
+        if first:
+            _print_overview(config)
+        outcome = run(config, workdir, tracks, stop_requested=stop, tell=_print_row if first else lambda row: None)
+    if first:
+        _print_outcome(outcome, workdir)
+    return INTERRUPTED if outcome.interrupted else 0
+
+
+class _StopRequest:
+    """Whether SIGTERM or Ctrl-C has come; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._came = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def __call__(self) -> bool:
+        return self._came
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self._came:
+            os._exit(128 + number)
+        self._came = True
+        os.write(2, b"train: stopping after this step; once more ends it at once\n")
+
+
+def _print_overview(config: "RunConfig") -> None:
+    """Prints the resolved config and how many parameters lie where."""
+    import math
+
+    import yaml
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxsep.weights.tree import expected_shapes
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
+    counts: dict[str, int] = {}
+    for variable, shape in expected_shapes(config.model).items():
+        kind, *rest = variable.split("/")
+        if kind == "params":
+            counts["/".join(rest[:2])] = counts.get("/".join(rest[:2]), 0) + math.prod(shape)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("parameters of")
+    table.add_column("count", justify="right")
+    for place, count in {**counts, "all": sum(counts.values())}.items():
+        table.add_row(place, f"{count:,}")
+    console.print(table)
+
+
+def _print_check(report: Any) -> None:
+    print(report.describe())
+    for warning in report.warnings:
+        print(f"train: warning: {warning}", file=sys.stderr)
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    if "validation" in row:
+        stems = ", ".join(f"{stem} {score:.2f}" for stem, score in row["validation"]["stems"].items())
+        print(f"step {row['step']}  validation SDR {row['validation']['sdr']:.2f} dB ({stems})", flush=True)
+        return
+    timing = row["timing"]
+    wait = 100 * timing["loader_wait_seconds"] / timing["seconds_per_step"]
+    print(
+        f"step {row['step']}  loss {row['loss']:.5g}  gradient {row['gradient_norm']:.3g}  rate "
+        f"{row['learning_rate']:.3g}  {timing['examples_per_second']:.2f} examples/s  waited for data {wait:.1f} %",
+        flush=True,
+    )
+
+
+def _print_outcome(outcome: "Outcome", workdir: Path) -> None:
+    best = "" if outcome.score is None else f", best validation SDR {outcome.score:.2f} dB"
+    if outcome.interrupted:
+        print(f"stopped and saved after step {outcome.step}{best}; the same command goes on")
+    else:
+        print(f"done after step {outcome.step}{best}; try: jaxsep separate -m {workdir} SONG")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    app(prog_name="python -m train")

@@ -1,0 +1,63 @@
+"""The folder of a run: whose it is, which config it has, and that no other process trains in it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+from jaxsep.errors import ConfigError
+from train.config import CHANGEABLE, RunConfig, differences
+
+CONFIG = "config.json"
+
+
+@contextmanager
+def open_workdir(workdir: Path, config: RunConfig) -> Iterator[None]:
+    """Makes or opens the folder of a run and keeps it for this process.
+
+    The config is written down, as it is resolved; process 0 does so for all.
+
+    Args:
+        workdir: The folder.
+        config: Of the run.
+
+    Raises:
+        ConfigError: It holds something else, a run of another config, or a run that is going on.
+    """
+    import filelock
+
+    if jax.process_index() != 0:
+        yield
+        return
+    path = workdir / CONFIG
+    if workdir.exists() and (not workdir.is_dir() or (any(workdir.iterdir()) and not path.is_file())):
+        raise ConfigError(f"{workdir} holds something that is no run of jaxsep's; give another --workdir.")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(workdir / ".lock", timeout=0):
+            if path.is_file():
+                _check_same(path, config)
+            temporary = path.with_name(f".{CONFIG}")
+            temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+            temporary.replace(path)
+            yield
+    except filelock.Timeout:
+        raise ConfigError(
+            f"Another process is training in {workdir}; wait for it, or give another --workdir."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{workdir} cannot be written: {error.strerror or error}.") from None
+
+
+def _check_same(path: Path, config: RunConfig) -> None:
+    try:
+        before = RunConfig.parse(json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}; give another --workdir.") from None
+    if changed := differences(before, config):
+        raise ConfigError(
+            f"The run in {path.parent} has another config ({', '.join(changed)}); give another --workdir, or change "
+            f"only {', '.join(CHANGEABLE)}."
+        )
