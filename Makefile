@@ -35,6 +35,7 @@ check: $(STAMPS)/dev
 
 bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
+	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json
 	$(BIN)/python -m jaxsep.compare.song 180 .cache/bench/song.wav
 	$(BIN)/python -m jaxsep.compare.song 3600 .cache/bench/hour.wav
 	$(BIN)/python -m jaxsep.compare.process_speed --output bench/song.json \

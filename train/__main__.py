@@ -1,6 +1,5 @@
 """The command `python -m train`: options, one call, printing. The loop is in loop.py."""
 
-import faulthandler
 import logging
 import os
 import signal
@@ -181,5 +180,4 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    faulthandler.enable()
     app(prog_name="python -m train")

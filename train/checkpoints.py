@@ -44,7 +44,7 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run. On several hosts, every process makes the same calls, and process 0 writes.
 
-    A state is copied before `save` returns, and hashed and written behind the run's back under a temporary name; it
+    A state is copied before `save` returns, and written and hashed behind the run's back under a temporary name; it
     appears under its own when it is complete and on the disk.
     """
 
@@ -57,6 +57,7 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
             for left in self._folder.glob(f"{_UNFINISHED}*"):
                 shutil.rmtree(left)
+        gather(np.asarray(0))  # the others wait until it is there
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
 
@@ -88,10 +89,21 @@ class Checkpoints:
             CheckpointError: The one before could not be written.
         """
         self.wait()
-        if self._writes:
-            # Copies: on a CPU, a host view of an array shares its memory, which the next step overwrites.
-            arrays = {path: np.array(leaf) for path, leaf in _by_path(state).items()}
-            self._pending = self._thread.submit(self._write, arrays, {**record, "score": score})
+        # Copies: on a CPU, a host view of an array shares its memory, which the next step overwrites.
+        arrays = {path: np.array(leaf) for path, leaf in _by_path(state).items()}
+        step = int(arrays["step"])
+        temporary = self._folder / f"{_UNFINISHED}{step}"
+        try:
+            if self._writes:
+                self._check_space(arrays)
+                temporary.mkdir()
+            # Called here and not in the thread: Orbax first has all processes agree, by way of the devices.
+            written = ocp.save_async(temporary / runs.STATE, unflatten(arrays))
+        except Exception as error:  # Orbax and TensorStore have no common class
+            raise self._not_written(step, error) from None
+        self._pending = self._thread.submit(
+            self._complete, step, temporary, written, arrays, {**record, "score": score}
+        )
 
     def wait(self) -> None:
         """Waits until what is being saved is written.
@@ -136,24 +148,16 @@ class Checkpoints:
             raise CheckpointError(f"No checkpoint in {self._folder} is intact; begin anew in another workdir.")
         return None
 
-    def _write(self, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
-        state = unflatten(arrays)
-        step = int(state["step"])
-        temporary = self._folder / f"{_UNFINISHED}{step}"
-        context = ocp.Context()
-        # The arrays are all here: nothing to agree on with other processes.
-        context.multiprocessing.primary_host = 0
-        context.multiprocessing.active_processes = {0}
+    def _complete(
+        self, step: int, temporary: Path, written: Any, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]
+    ) -> None:
+        """Waits for Orbax, adds the record, and gives the checkpoint its name."""
         try:
-            needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self._folder).free
-            if needed > free:
-                # Orbax notices too, but leaves threads behind that complain one after another.
-                raise OSError(f"it takes {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on the disk")
-            temporary.mkdir()
-            with context:
-                ocp.save(temporary / runs.STATE, state)
+            written.result()
+            if not self._writes:
+                return
             with (temporary / runs.RECORD).open("w", encoding="utf-8") as file:
-                file.write(runs.encode_record({**record, **runs.describe_state(temporary / runs.STATE, state)}))
+                file.write(runs.encode_record({**record, **runs.describe_state(temporary / runs.STATE, arrays)}))
                 file.flush()
                 os.fsync(file.fileno())
             target = self._folder / str(step)
@@ -161,13 +165,23 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
             self._delete_old()
-        except Exception as error:  # Orbax and TensorStore have no common class
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(
-                f"The checkpoint of step {step} cannot be written: {_reason(error)}; "
-                + (f"the last one is of step {self.steps[-1]}" if self.steps else "there is none before it")
-                + ", and the same command goes on from there."
-            ) from None
+        except Exception as error:
+            raise self._not_written(step, error) from None
+
+    def _check_space(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Refuses what will not fit: Orbax would too, but leaves threads behind that complain one after another."""
+        needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise OSError(f"it takes {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on the disk")
+
+    def _not_written(self, step: int, error: Exception) -> CheckpointError:
+        if self._writes:
+            shutil.rmtree(self._folder / f"{_UNFINISHED}{step}", ignore_errors=True)
+        return CheckpointError(
+            f"The checkpoint of step {step} cannot be written: {_reason(error)}; "
+            + (f"the last one is of step {self.steps[-1]}" if self.steps else "there is none before it")
+            + ", and the same command goes on from there."
+        )
 
     def _delete_old(self) -> None:
         """Keeps the latest and the best."""

@@ -1,149 +1,178 @@
-"""A look at the tracks before the first step: what would only show after hours, or never, is told in a sentence now."""
+"""What is looked at before a run: that tracks are there, are what the model takes, and can be read."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxsep.errors import AudioError, ConfigError
 from train.config import RunConfig
-from train.tracks import MIXTURE, FileRecording, Recording, Track, Tracks
+from train.input_pipeline import read_length
+from train.levels import Levels, warn_of_levels
+from train.prepared import PreparedRecording
+from train.recordings import MIXTURE, Recording, some_of, warn_of_lengths
+from train.stretch import check_available
+from train.tracks import Track, Tracks
 
-# What is listened to of every track: so many stretches, of so many seconds each.
-_EXCERPTS, _EXCERPT_SECONDS = 3, 2.0
-_SILENT_DB, _SUM_DB = -80.0, -40.0
+# What is read of each file: so many stretches of half a second, spread over it. Of a file whose middle can only be
+# decoded from its beginning on, one of them, half a minute in at most.
+EXCERPTS = 8
+EXCERPT_SECONDS = 0.5
+_FARTHEST_SECONDS = 30.0
+_READ = f"{EXCERPTS} excerpts of {EXCERPT_SECONDS} s of each file, or one where the middle is far from the beginning"
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a check found.
+class DatasetReport:
+    """What was found.
 
     Attributes:
-        tracks: Of training.
-        validation_tracks: Of validation.
-        seconds: Of training, altogether.
+        splits: Of training and validation: how many tracks, how many hours.
+        sources: Names of the sources of an example.
         sample_rate: In Hz.
-        channels: Of every source.
-        stems: How often each set of files makes up the tracks.
-        warnings: One sentence each.
+        channels: Of each source.
+        shortest_seconds: Length of the shortest track.
+        read: What of the files was read.
+        warnings: What should be known, a sentence each.
     """
 
-    tracks: int
-    validation_tracks: int
-    seconds: float
+    splits: dict[str, tuple[int, float]]
+    sources: tuple[str, ...]
     sample_rate: int
     channels: int
-    stems: dict[str, int]
+    shortest_seconds: float
+    read: str
     warnings: tuple[str, ...]
 
     def describe(self) -> str:
-        """Returns it in a line."""
-        parts = "; ".join(f"{count} with {names}" for names, count in self.stems.items())
-        return (
-            f"{self.tracks} tracks for training ({self.seconds / 60:.1f} minutes), {self.validation_tracks} for "
-            f"validation, {self.sample_rate} Hz, channels {self.channels}: {parts}"
+        """Returns it as a small table."""
+        rows = [
+            (split, f"{count} track{'s' * (count != 1)}", f"{hours:.2f} h")
+            for split, (count, hours) in self.splits.items()
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
+        lines.append(
+            f"sources: {', '.join(self.sources)}; {self.sample_rate} Hz, {self.channels} channels; the shortest track "
+            f"lasts {self.shortest_seconds:.1f} s; read: {self.read}"
         )
+        return "\n".join(lines)
 
 
-def check_tracks(tracks: Tracks, config: RunConfig) -> Report:
-    """Refuses tracks that a run cannot use, and says what is odd about the others.
-
-    Headers of all files are read, and three excerpts of two seconds of every track; `train.prepare` looks at every
-    sample.
+def check_tracks(tracks: Tracks, config: RunConfig, *, thorough: bool = False) -> DatasetReport:
+    """Looks at all tracks.
 
     Args:
-        tracks: As found.
+        tracks: Of the run.
         config: Of the run.
+        thorough: Whether every sample is read, instead of excerpts.
 
     Raises:
-        ConfigError: Rate, channels or length do not fit the model, a stretch cannot be read, or there is nothing to
-            validate on.
+        ConfigError: Nothing can be learned from them: there are none, there is none to validate on though that is
+            wanted, they are of another format than the model's, are too short, or cannot be read.
     """
-    spec = config.model
-    if config.validation.every_steps is not None and not tracks.validation:
-        raise ConfigError(
-            "There are no tracks to validate on: name some in data.validation_tracks, or set validation.every_steps to "
-            "null."
-        )
-    needed = config.segment_length + config.augment.shift
-    warnings = []
-    for track in (*tracks.train, *tracks.validation):
-        recording = track.recording
-        for found, wanted, unit in (
-            (recording.sample_rate, spec.sample_rate, "Hz"),
-            (recording.channels, spec.channels, "channels"),
-        ):
-            if found != wanted:
-                raise ConfigError(
-                    f"'{track.name}' has {found} {unit} and the model needs {wanted}: convert all tracks with `python "
-                    f"-m train.prepare ROOT OUT --sample-rate {spec.sample_rate} --channels {spec.channels}`."
-                )
-        warnings += _of_lengths(recording)
-    for track in tracks.train:
-        if track.length < needed:
-            raise ConfigError(
-                f"'{track.name}' lasts {track.length / spec.sample_rate:.2f} s, less than an example of "
-                f"{needed / spec.sample_rate:.2f} s; take it out, or set data.segment_length."
-            )
-    for track in (*tracks.train, *tracks.validation):
-        warnings += _of_excerpts(track, spec.stems)
+    every = (*tracks.train, *tracks.validation)
+    _refuse_missing(tracks, config)
+    _refuse_other_formats(every, config)
+    _refuse_short(tracks.train, config)
+    if config.augment.stretch:
+        check_available()
+    warnings = warn_of_lengths([track.recording for track in every])
     if len(tracks.train) == 1:
-        warnings.append(f"'{tracks.train[0].name}' is the only track to learn from.")
-    names = [each.name for each in tracks.train]
-    if shared := sorted(set(names) & {each.name for each in tracks.validation}):
-        warnings.append(f"'{shared[0]}' is both in training and in validation, whose scores will be too good.")
-    counts = Counter(", ".join(part for part in each.recording.parts if part != MIXTURE) for each in tracks.train)
-    return Report(
-        tracks=len(tracks.train),
-        validation_tracks=len(tracks.validation),
-        seconds=sum(each.length for each in tracks.train) / spec.sample_rate,
-        sample_rate=spec.sample_rate,
-        channels=spec.channels,
-        stems=dict(counts),
+        warnings.append(f"There is one track to learn from, '{tracks.train[0].name}'; a model needs many.")
+    slow = [track.name for track in tracks.train if not track.recording.seekable]
+    if slow:
+        warnings.append(
+            f"Examples from {some_of(slow)} are decoded from the beginning of the file each time; run `python -m "
+            "train.prepare` once to read them at once."
+        )
+    with ThreadPoolExecutor(config.data.threads) as pool:
+        looked = list(pool.map(lambda track: _look(track.recording, config, thorough), every))
+    warnings += [each for each in looked if isinstance(each, str)]
+    levels = [each for each in looked if isinstance(each, Levels)]
+    warnings += warn_of_levels(levels, "throughout" if thorough else "in what was read")
+    hours = {
+        split: (len(some), sum(track.length for track in some) / config.model.sample_rate / 3600)
+        for split, some in (("train", tracks.train), ("validation", tracks.validation))
+    }
+    return DatasetReport(
+        splits=hours,
+        sources=tracks.names,
+        sample_rate=config.model.sample_rate,
+        channels=config.model.channels,
+        shortest_seconds=min(track.length for track in tracks.train) / config.model.sample_rate,
+        read="every sample" if thorough else _READ,
         warnings=tuple(warnings),
     )
 
 
-def _of_lengths(recording: Recording) -> list[str]:
-    if not isinstance(recording, FileRecording):
-        return []
-    lengths = {part: recording.lengths[part] for part in recording.parts}
-    shortest, longest = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
-    difference = lengths[longest] - lengths[shortest]
-    # Encoders of lossy formats pad by a frame or two.
-    if difference <= 4096:
-        return []
-    return [
-        f"{recording.files[shortest].path} is {difference / recording.sample_rate:.3f} s shorter than "
-        f"{recording.files[longest].path}; silence is put in its place."
-    ]
+def _refuse_missing(tracks: Tracks, config: RunConfig) -> None:
+    if not tracks.train:
+        raise ConfigError("No track is left to learn from; leave some out of data.validation_tracks.")
+    if config.validation.every_steps is not None and not tracks.validation:
+        raise ConfigError(
+            "validation.every_steps asks for validation, and no track is kept for it: name some in "
+            "data.validation_tracks, or make a folder 'valid' beside 'train'."
+        )
+    if config.data.mixture == "file":
+        every = (*tracks.train, *tracks.validation)
+        if without := [track.name for track in every if not track.recording.has_mixture]:
+            raise ConfigError(f"data.mixture is 'file', and {some_of(without)} has none; use 'sum'.")
 
 
-def _of_excerpts(track: Track, stems: Sequence[str]) -> list[str]:
-    recording = track.recording
-    length = min(track.length, round(_EXCERPT_SECONDS * recording.sample_rate))
-    starts = np.linspace(0, track.length - length, _EXCERPTS + 2)[1:-1].astype(int)
+def _refuse_other_formats(tracks: Sequence[Track], config: RunConfig) -> None:
+    rate, channels = config.model.sample_rate, config.model.channels
+    if strangers := [each for track in tracks for each in track.recording.strangers(rate, channels)]:
+        raise ConfigError(
+            f"The model takes {rate} Hz and {channels} channels, and {some_of(strangers)} is something else; run "
+            f"`python -m train.prepare --sample-rate {rate} --channels {channels}`, which converts."
+        )
+
+
+def _refuse_short(tracks: Sequence[Track], config: RunConfig) -> None:
+    needed, rate = read_length(config), config.model.sample_rate
+    if short := [f"{track.name} ({track.length / rate:.2f} s)" for track in tracks if track.length < needed]:
+        raise ConfigError(
+            f"An example takes {needed / rate:.2f} s, and {some_of(short)} is shorter; take it away, or lower "
+            "data.segment_length."
+        )
+
+
+def _look(recording: Recording, config: RunConfig, thorough: bool) -> Levels | str:
+    """Reads a recording, or some of it, and returns how loud it is, or why it cannot be read."""
+    parts = [*recording.parts, MIXTURE] if recording.has_mixture else list(recording.parts)
+    levels = Levels(recording)
     try:
-        sources = np.concatenate([track.sources(int(start), length) for start in starts], axis=1)
-        mixture = None
-        if MIXTURE in recording.parts:
-            mixture = np.concatenate([recording.read([MIXTURE], int(start), length)[0] for start in starts])
+        if thorough and isinstance(recording, PreparedRecording):
+            recording.check_hash()
+        for start, length in _all_of(recording) if thorough else _excerpts(recording):
+            audio = recording.read(parts, start, length)
+            if not np.isfinite(audio).all():
+                raise AudioError(f"The track '{recording.name}' holds NaN or infinity.")
+            levels.add(audio)
     except (AudioError, OSError) as error:
-        raise ConfigError(f"'{track.name}' cannot be used: {error}") from None
-    warnings = []
-    for stem, source in zip(stems, sources, strict=False):
-        if level_db(source) < _SILENT_DB:
-            warnings.append(f"'{stem}' of '{track.name}' is silent in {_EXCERPTS} excerpts.")
-    if mixture is not None:
-        difference = level_db(mixture - sources.sum(axis=0)) - level_db(mixture)
-        if difference > _SUM_DB:
-            warnings.append(
-                f"The stems of '{track.name}' do not sum to its mixture: they differ by {difference:.0f} dB of it."
-            )
-    return warnings
+        if config.data.corrupt == "substitute":
+            return str(error)
+        raise ConfigError(
+            f"{str(error).removesuffix('.')}; mend it, take the track away, or set data.corrupt to 'substitute'."
+        ) from None
+    return levels
 
 
-def level_db(samples: np.ndarray) -> float:
-    """Returns the root mean square relative to full scale in dB, at least -200."""
-    return 10 * float(np.log10(np.square(samples, dtype=np.float64).mean() + 1e-20))
+def _excerpts(recording: Recording) -> Iterator[tuple[int, int]]:
+    length = min(recording.length, round(EXCERPT_SECONDS * recording.sample_rate))
+    last = recording.length - length
+    if not recording.seekable:
+        yield min(last // 2, round(_FARTHEST_SECONDS * recording.sample_rate)), length
+        return
+    for number in range(EXCERPTS):
+        yield last * (2 * number + 1) // (2 * EXCERPTS), length
+
+
+def _all_of(recording: Recording) -> Iterator[tuple[int, int]]:
+    # A file whose middle is as far as its beginning is decoded once.
+    block = _BLOCK if recording.seekable else recording.length
+    for start in range(0, recording.length, block):
+        yield start, min(block, recording.length - start)

@@ -1,188 +1,257 @@
-"""Training examples, in order, by Grain: which stretch of which tracks each is follows from the seed and its number.
+"""Examples of a run: which stretch of which track each is, read by Grain's threads ahead of the step.
 
-So a run goes on from its step alone, on any number of hosts. What is varied on the device is in augment.py.
+Example number i of a run is a function of the seed and i alone, so that a run goes on at any step, on any number of
+hosts, with the examples that it would have had. What varies on the device is in augment.py.
 """
 
+import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain
 import jax
 import numpy as np
 from jaxtyping import Float32
 
-from jaxsep.errors import AudioError, ConfigError
+from jaxsep.errors import AudioError
 from train.augment import Examples
 from train.config import RunConfig
-from train.tracks import Track
+from train.stretch import read_length as stretched_read_length
+from train.stretch import stretch
+from train.tracks import REST, Track
+
+Sources = Float32[np.ndarray, "source time channel"]
+Mixture = Float32[np.ndarray, "time channel"]
 
 logger = logging.getLogger(__name__)
 
-# Stretches that are looked at before a silent one is taken after all, and before nothing is found to be readable.
-_ATTEMPTS = 10
+# What draws are for; seeds of numpy that differ by zeros at their end are the same seed.
+_ORDER, _EXAMPLE = 1, 2
+_REDRAWS = 10
+# When so many examples in a row cannot be read, it is not the examples.
+_SUBSTITUTES = 20
+
+
+def read_length(config: RunConfig) -> int:
+    """Returns how many samples of a track an example takes at most."""
+    length = config.segment_length + config.augment.shift
+    if not config.augment.stretch:
+        return length
+    return stretched_read_length(length, 1 + config.augment.tempo, config.model.sample_rate)
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """An iterator that can be ended early."""
+
+    def __iter__(self) -> Iterator[Examples]: ...
+
+    def __next__(self) -> Examples: ...
+
+    def close(self) -> None:
+        """Gives up what was read ahead, and the threads."""
 
 
 class Draw(NamedTuple):
-    """What an example is cut out of.
+    """Where an example comes from.
 
     Attributes:
-        tracks: Of each source, by number.
-        starts: Of each source, in samples.
-        stretch: Pitch in semitones and tempo as a factor; None where the example is played as it is.
+        tracks: The track of each source, by number; one for all where they are not mixed anew.
+        starts: Its first sample, likewise.
+        semitones: By how much its pitch rises.
+        tempo: By what factor it is faster.
     """
 
     tracks: tuple[int, ...]
     starts: tuple[int, ...]
-    stretch: tuple[float, float] | None
+    semitones: float = 0.0
+    tempo: float = 1.0
+
+    @property
+    def is_stretched(self) -> bool:
+        """Whether pitch or tempo change."""
+        return (self.semitones, self.tempo) != (0.0, 1.0)
 
 
 class Pipeline:
     """The examples of a run."""
 
-    def __init__(self, config: RunConfig, tracks: Sequence[Track]) -> None:
-        """Takes the tracks.
+    def __init__(
+        self, config: RunConfig, tracks: Sequence[Track], *, host: int | None = None, hosts: int | None = None
+    ) -> None:
+        """Reads nothing yet.
 
         Args:
             config: Of the run.
-            tracks: To learn from, checked.
-
-        Raises:
-            ConfigError: Examples are to be stretched and python-stretch is not installed.
+            tracks: To learn from; checked.
+            host: Which one this is; None for JAX's process.
+            hosts: How many there are; None for all of JAX's.
         """
-        self._config, self._tracks = config, tracks
-        self._length = config.segment_length + config.augment.shift
-        self._stretch: Callable[..., Any] | None = None
-        if config.augment.stretch:
-            from train.stretch import load_stretch
+        self._config, self._tracks = config, tuple(tracks)
+        self._host = jax.process_index() if host is None else host
+        self._hosts = jax.process_count() if hosts is None else hosts
+        self._n_sources = len(self._tracks[0].sources)
+        self._told: set[str] = set()
+        self._lock = threading.Lock()
 
-            self._stretch = load_stretch()
-        self._warned: set[str] = set()
+    def batches(self, first_step: int = 0) -> Batches:
+        """Returns this host's share of the batch of each step, from a step on to the end of the run.
 
-    def batches(self, first_step: int) -> "Batches":
-        """Returns this host's share of the batch of every step, from the one after `first_step` on.
-
-        Of each global batch, every host gets as many examples; together they are the same for any number of hosts.
-        """
-        size, hosts = self._config.training.batch_size, jax.process_count()
-        if size % hosts:
-            raise ConfigError(f"A batch of {size} does not fall into equal parts for {hosts} hosts.")
-        numbers = grain.MapDataset.range(first_step * size, self._config.training.steps * size)
-        share = numbers.map(self.example).slice(slice(jax.process_index(), None, hosts))
-        data = self._config.data
-        options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch * size // hosts)
-        return Batches(share.to_iter_dataset(options).batch(size // hosts, batch_fn=_stack))
-
-    def example(self, number: int) -> Examples:
-        """Reads one example, without a batch axis.
-
-        Raises:
-            AudioError: It cannot be read, and the policy is to stop.
-        """
-        data = self._config.data
-        for attempt in range(_ATTEMPTS):
-            drawn = self.draw(number, attempt)
-            try:
-                sources, mixture = self._read(drawn)
-            except (AudioError, OSError) as error:
-                place = self._describe(drawn)
-                if data.corrupt == "stop":
-                    raise AudioError(f"Example {number} ({place}) cannot be read: {error}") from None
-                if place.split(" at ")[0] not in self._warned:
-                    self._warned.add(place.split(" at ")[0])
-                    logger.warning("Example %d (%s) is replaced by another one: %s", number, place, error)
-                continue
-            if data.silent == "redraw" and attempt < _ATTEMPTS - 1 and self._any_is_silent(sources):
-                continue
-            return Examples(sources, np.asarray(number, np.int32), mixture)
-        raise AudioError(f"Of example {number}, {_ATTEMPTS} different stretches cannot be read; look at the tracks.")
-
-    def describe(self, number: int) -> str:
-        """Returns where an example was first looked for: 'track at 12.345 s'."""
-        return self._describe(self.draw(number, 0))
-
-    def draw(self, number: int, attempt: int) -> Draw:
-        """Says what an example is cut out of.
-
-        Every track comes once in as many examples as there are tracks, in an order of their own each time.
+        Reading begins at once, in threads.
 
         Args:
-            number: Of the example, counted over all steps.
-            attempt: Which of its stretches.
+            first_step: Steps that have been made.
+
+        Raises:
+            AudioError: From the iterator: an example cannot be read, and `data.corrupt` is 'stop'.
         """
-        config, count = self._config, len(self._tracks)
-        rng = np.random.default_rng((config.training.seed, 1, number, attempt))
-        epoch, place = divmod(number, count)
-        order = np.random.default_rng((config.training.seed, 0, epoch)).permutation(count)
-        sources = len(self._tracks[0].groups)
-        if attempt and config.data.corrupt == "substitute":
-            order = rng.permutation(count)
-        tracks = (int(order[place]),) * sources
-        if rng.random() < config.augment.remix:
-            tracks = (tracks[0], *map(int, rng.integers(count, size=sources - 1)))
-        stretch = None
-        if rng.random() < config.augment.stretch:
-            pitch, tempo = rng.uniform(-1, 1, 2)
-            stretch = (pitch * config.augment.pitch_semitones, 1 + tempo * config.augment.tempo)
-        needed = self._needed(stretch)
-        # One place for all sources of one track; its own for each that comes from another.
-        places = {track: int(rng.integers(max(1, self._tracks[track].length - needed + 1))) for track in tracks}
-        return Draw(tracks, tuple(places[track] for track in tracks), stretch)
+        data = self._config.data
+        options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=max(data.prefetch, data.threads))
+        steps = grain.MapDataset.range(first_step, self._config.training.steps)
+        iterator = iter(steps.map(self.batch).to_iter_dataset(options))
+        iterator.start_prefetch()
+        return iterator
 
-    def _needed(self, stretch: tuple[float, float] | None) -> int:
-        return self._length if stretch is None else int(np.ceil(self._length * stretch[1]))
+    def batch(self, step: int) -> Examples:
+        """Returns this host's share of a batch: neighbours, so that devices get the same examples for all numbers of hosts.
 
-    def _read(
-        self, drawn: Draw
-    ) -> tuple[Float32[np.ndarray, "source time channel"], Float32[np.ndarray, "time channel"] | None]:
-        needed = self._needed(drawn.stretch)
-        read = {
-            track: self._tracks[track].sources(start, needed)
-            for track, start in zip(drawn.tracks, drawn.starts, strict=True)
-        }
-        sources = np.stack([read[track][source] for source, track in enumerate(drawn.tracks)])
+        Args:
+            step: Steps that were made before.
+
+        Raises:
+            AudioError: As for `batches`.
+        """
+        config = self._config
+        share = config.training.batch_size // self._hosts
+        first = int(step) * config.training.batch_size + self._host * share
+        numbers = range(first, first + share)
+        length = config.segment_length + config.augment.shift
+        channels = config.model.channels
+        sources = np.empty((len(numbers), self._n_sources, length, channels), np.float32)
+        from_file = config.data.mixture == "file"
+        mixture = np.empty((len(numbers), length, channels), np.float32) if from_file else None
+        for position, number in enumerate(numbers):
+            _, sources[position], own_mixture = self._example(number)
+            if mixture is not None:
+                mixture[position] = own_mixture
+        return Examples(sources, np.asarray(numbers, np.int32), mixture)
+
+    def describe(self, number: int) -> str:
+        """Says where an example comes from ('armygeddon at 12.345 s'). Reads it again.
+
+        Args:
+            number: Of the run, as in `Examples.index`.
+        """
+        draw, _, _ = self._example(number)
+        rate = self._config.model.sample_rate
+        places = [
+            f"{self._tracks[track].name} at {start / rate:.3f} s"
+            for track, start in zip(draw.tracks, draw.starts, strict=True)
+        ]
+        if len(places) > 1:
+            names = (*self._config.model.stems, REST)
+            places = [f"{name} of {place}" for name, place in zip(names, places, strict=False)]
+        changed = f", {draw.semitones:+.2f} semitones and {draw.tempo:.3f} times as fast" if draw.is_stretched else ""
+        return ", ".join(places) + changed
+
+    def _example(self, number: int) -> tuple[Draw, Sources, Mixture | None]:
+        """Draws until something can be read, and is not silent where that matters."""
+        data = self._config.data
+        redraws = substitutes = 0
+        while True:
+            draw = self._draw(number, redraws + substitutes, substitute=substitutes > 0)
+            try:
+                sources, mixture = self._read(draw)
+            except AudioError as error:
+                substitutes += 1
+                if data.corrupt == "stop" or substitutes > _SUBSTITUTES:
+                    raise error
+                continue
+            if data.silent == "keep" or redraws == _REDRAWS or not self._any_silent(sources):
+                return draw, sources, mixture
+            redraws += 1
+
+    def _draw(self, number: int, attempt: int, *, substitute: bool) -> Draw:
+        """Says where an example comes from.
+
+        Every track comes once in as many examples as there are tracks; so it does for each source where sources are
+        mixed anew. Where what was drawn before cannot be read, it may come again.
+        """
+        augment, seed = self._config.augment, self._config.training.seed
+        rng = np.random.default_rng([_EXAMPLE, seed, number, attempt])
+        n_places = self._n_sources if rng.random() < augment.remix else 1
+        if substitute:
+            tracks = tuple(int(track) for track in rng.integers(len(self._tracks), size=n_places))
+        else:
+            epoch, place = divmod(number, len(self._tracks))
+            tracks = tuple(_order(seed, epoch, source, len(self._tracks))[place] for source in range(n_places))
+        semitones, tempo = 0.0, 1.0
+        if rng.random() < augment.stretch:
+            semitones = rng.uniform(-augment.pitch_semitones, augment.pitch_semitones)
+            tempo = rng.uniform(1 - augment.tempo, 1 + augment.tempo)
+        draw = Draw(tracks, (0,) * n_places, semitones, tempo)
+        spare = [self._tracks[track].length - self._read_length(draw) for track in tracks]
+        return draw._replace(starts=tuple(int(rng.integers(each + 1)) for each in spare))
+
+    def _read_length(self, draw: Draw) -> int:
+        length = self._config.segment_length + self._config.augment.shift
+        if not draw.is_stretched:
+            return length
+        return stretched_read_length(length, draw.tempo, self._config.model.sample_rate)
+
+    def _read(self, draw: Draw) -> tuple[Sources, Mixture | None]:
+        length = self._read_length(draw)
+        tracks = [self._tracks[track] for track in draw.tracks]
         mixture = None
-        if self._config.data.mixture == "file":
-            mixture = self._tracks[drawn.tracks[0]].mixture(drawn.starts[0], needed)
-        if drawn.stretch is not None:
-            assert self._stretch is not None
-            rate = self._config.model.sample_rate
-            sources = np.stack([self._stretch(source, rate, *drawn.stretch, self._length) for source in sources])
+        if len(tracks) == 1:
+            with self._telling_of(tracks[0]):
+                sources = tracks[0].read(draw.starts[0], length)
+                if tracks[0].mixture_is_file:
+                    mixture = tracks[0].read_mixture(draw.starts[0], length)
+        else:
+            sources = np.empty((len(tracks), length, self._config.model.channels), np.float32)
+            for source, (track, start) in enumerate(zip(tracks, draw.starts, strict=True)):
+                with self._telling_of(track):
+                    sources[source] = track.read(start, length, only=source)[0]
+        if draw.is_stretched:
+            sources = stretch(
+                sources,
+                self._config.segment_length + self._config.augment.shift,
+                semitones=draw.semitones,
+                tempo=draw.tempo,
+                sample_rate=self._config.model.sample_rate,
+            )
         return sources, mixture
 
-    def _any_is_silent(self, sources: Float32[np.ndarray, "source time channel"]) -> bool:
-        stems = sources[: len(self._config.model.stems)].astype(np.float64)
-        return bool(
-            (np.sqrt(np.square(stems).mean(axis=(1, 2))) < 10 ** (self._config.data.silent_below_db / 20)).any()
-        )
+    @contextmanager
+    def _telling_of(self, track: Track) -> Iterator[None]:
+        """Tells once of a track that cannot be read, where others are to be taken in its place."""
+        try:
+            yield
+        except (AudioError, OSError) as error:
+            told = str(error).removesuffix(".")
+            if self._config.data.corrupt == "stop":
+                raise AudioError(
+                    f"{told}; mend it, or set data.corrupt to 'substitute' to go on without it."
+                ) from error
+            with self._lock:
+                if track.name not in self._told:
+                    self._told.add(track.name)
+                    logger.warning("%s; other examples are taken in its place.", told)
+            raise AudioError(f"{told}; nor could what was taken in its place be read.") from error
 
-    def _describe(self, drawn: Draw) -> str:
-        rate = self._config.model.sample_rate
-        places = dict.fromkeys(zip(drawn.tracks, drawn.starts, strict=True))
-        return ", ".join(f"'{self._tracks[track].name}' at {start / rate:.3f} s" for track, start in places)
-
-
-class Batches(Iterator[Examples]):
-    """An iterator of batches that can be closed, which ends its threads."""
-
-    def __init__(self, dataset: grain.IterDataset) -> None:
-        self._iterator = iter(dataset)
-
-    def __next__(self) -> Examples:
-        return next(self._iterator)
-
-    def close(self) -> None:
-        """Ends the reading ahead."""
-        close = getattr(self._iterator, "close", None)
-        if close is not None:
-            close()
+    def _any_silent(self, sources: Sources) -> bool:
+        """Whether a stem of the model is silent throughout."""
+        stems = sources[: len(self._config.model.stems)]
+        power = np.einsum("stc,stc->s", stems, stems, dtype=np.float64) / stems[0].size
+        return bool(power.min() < 10 ** (self._config.data.silent_below_db / 10))
 
 
-def _stack(examples: Sequence[Examples]) -> Examples:
-    """Gives examples a batch axis; all of them have a mixture, or none has."""
-    first = examples[0]
-    return Examples(
-        np.stack([each.sources for each in examples]),
-        np.stack([each.index for each in examples]),
-        None if first.mixture is None else np.stack([each.mixture for each in examples]),
-    )
+@functools.lru_cache(maxsize=64)
+def _order(seed: int, epoch: int, source: int, n_tracks: int) -> tuple[int, ...]:
+    """Returns the tracks in the order in which a source of an epoch's examples takes them."""
+    order = np.random.default_rng([_ORDER, seed, epoch, source]).permutation(n_tracks)
+    return tuple(int(track) for track in order)

@@ -86,7 +86,7 @@ def run(
             logger.info("going on after step %d", int(state.step))
         start = int(state.step)
         state = replicate(state)
-        writers = stack.enter_context(closing(Writers(workdir, config, after=start, tell=tell)))
+        writers = Writers(workdir, config, after=start, tell=tell)
         validator = Validator(config, tracks.validation) if config.validation.every_steps is not None else None
         pipeline = Pipeline(config, tracks.train)
         batches = stack.enter_context(closing(pipeline.batches(first_step=start)))

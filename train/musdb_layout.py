@@ -1,77 +1,78 @@
-"""MUSDB18 and MUSDB18-HQ by musdb's own parser: which tracks there are, where their sources lie, what is validated on.
+"""MUSDB18 and MUSDB18-HQ as musdb's own parser finds them, its validation split included. The audio is not its concern.
 
-The audio is read by jaxsep, which needs no ffmpeg beside it.
+See https://sigsep.github.io/datasets/musdb.html.
 """
 
+import functools
+import importlib
 import sys
+import types
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from jaxsep.errors import ConfigError
-from train.tracks import MIXTURE, FileRecording, PartFile, Recording
+from train.recordings import MIXTURE, AudioFile, FileRecording
 
 
-def find_musdb(root: Path, *, is_wav: bool) -> tuple[list[Recording], list[Recording]]:
-    """Returns MUSDB's training tracks and those that its authors set apart for validation.
+def find_musdb(root: Path, *, is_wav: bool, split: str | None) -> list[FileRecording]:
+    """Returns the recordings of the folder 'train', sorted by name.
 
     Args:
-        root: The folder that holds 'train'.
+        root: The folder of the data set.
         is_wav: Whether it is MUSDB18-HQ.
+        split: 'train' or 'valid', by musdb's list; None for both.
 
     Raises:
         ConfigError: musdb is not installed.
+        AudioError: A file is not audio.
     """
-    parser = _load_parser()
-    found: list[list[Recording]] = []
-    for split in ("train", "valid"):
-        database = parser.DB(root=str(root), is_wav=is_wav, subsets=["train"], split=split)
-        ids = database.setup["stem_ids"]
-        found.append([_recording(track, ids, is_wav=is_wav) for track in database.tracks])
-    return found[0], found[1]
+    return [
+        _recording(track) for track in _load_musdb().DB(str(root), is_wav=is_wav, subsets=["train"], split=split).tracks
+    ]
 
 
-def _recording(track: Any, stem_ids: dict[str, int], *, is_wav: bool) -> FileRecording:
-    files = {
-        name: PartFile(Path(source.path), 0 if is_wav else stem_ids[name]) for name, source in track.sources.items()
-    }
-    files[MIXTURE] = PartFile(Path(track.path), 0 if is_wav else stem_ids[MIXTURE])
+def _recording(track: Any) -> FileRecording:
+    def file(path: str, stem_id: int) -> AudioFile:
+        return AudioFile(Path(path), 0 if track.is_wav else stem_id)
+
+    files = {name: file(source.path, source.stem_id) for name, source in track.sources.items()}
+    if Path(track.path).exists():
+        files[MIXTURE] = file(track.path, track.stem_id)
     return FileRecording(track.name, files)
 
 
-def _load_parser() -> ModuleType:
-    """Imports musdb without stempeg, which it reads audio with and which raises where ffmpeg is not installed."""
-    if "musdb" in sys.modules:
-        return sys.modules["musdb"]
-    before = sys.modules.get("stempeg")
-    stand_in = ModuleType("stempeg")
-    stand_in.Info = _Unread  # type: ignore[attr-defined]
+@functools.cache
+def _load_musdb() -> types.ModuleType:
+    """Loads musdb without stempeg, which raises where the programs ffmpeg and ffprobe are missing.
+
+    The parser needs none of stempeg but the lengths of files, which are asked of our own decoders. It is loaded for
+    here alone: whoever imports musdb gets musdb with its stempeg.
+    """
+    stand_in: Any = types.ModuleType("stempeg")
+    stand_in.Info = _NoInfo
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in ("musdb", "stempeg")}
     sys.modules["stempeg"] = stand_in
     try:
-        import musdb
-
-        return musdb
+        return importlib.import_module("musdb")
     except ImportError as error:
-        raise ConfigError(
-            f"MUSDB's layouts need musdb, which cannot be imported ({error}): pip install 'jaxsep[train]'."
-        ) from None
+        raise ConfigError(f"MUSDB18 is read by musdb, which cannot be loaded ({error}): pip install musdb.") from None
     finally:
-        del sys.modules["stempeg"]
-        if before is not None:
-            sys.modules["stempeg"] = before
+        for name in [name for name in sys.modules if name.split(".")[0] in ("musdb", "stempeg")]:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
-class _Unread:
-    """What the parser asks of a file and nobody here needs."""
+class _NoInfo:
+    """Stands for `stempeg.Info`, which runs ffprobe."""
 
     def __init__(self, path: str) -> None:
         del path
 
-    def samples(self, stem: int) -> int:
+    def samples(self, stem_id: int) -> int:
         return 0
 
-    def duration(self, stem: int) -> float:
+    def duration(self, stem_id: int) -> float:
         return 0.0
 
-    def rate(self, stem: int) -> float:
-        return 44100.0
+    def rate(self, stem_id: int) -> int:
+        return 0

@@ -1,80 +1,63 @@
-"""Tracks that are computed: chords, beats and noise, for trying out a recipe without data.
-
-Nothing in them is music; a network learns to tell them apart within seconds.
-"""
+"""Recordings that are computed, for runs without data: each part a tone of its own, or noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-_SECONDS = 20.0
-_TRAIN, _VALIDATION = 6, 2
+from train.recordings import Parts, Recording
+
+TRACKS = {"train": 8, "validation": 2}
+SECONDS = 30
+_BLOCK = 4096
 
 
-@dataclass(frozen=True)
-class SyntheticRecording:
-    """A song of four sources that sound apart: a voice, drums, a bass and chords.
+class SyntheticRecording(Recording):
+    """Parts in turn: a warbling tone, and noise that comes and goes."""
 
-    Attributes:
-        name: Of the song.
-        seed: What it is.
-        sample_rate: In Hz.
-        channels: Of every source.
-    """
+    has_mixture = False
 
-    name: str
-    seed: int
-    sample_rate: int
-    channels: int
+    def __init__(self, number: int, parts: Sequence[str], *, sample_rate: int, channels: int) -> None:
+        """Computes nothing yet.
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the sources."""
-        return ("vocals", "drums", "bass", "other")
+        Args:
+            number: Which recording; they differ in pitch and noise.
+            parts: Names of the parts.
+            sample_rate: In Hz.
+            channels: Of each part.
+        """
+        self.name = f"synthetic {number}"
+        self.parts = tuple(parts)
+        self.sample_rate, self.channels = sample_rate, channels
+        self.length = SECONDS * sample_rate
+        self._number = number
 
-    @property
-    def length(self) -> int:
-        """In samples."""
-        return round(_SECONDS * self.sample_rate)
+    def read(self, parts: Sequence[str], start: int, length: int) -> Parts:
+        """See `Recording.read`."""
+        audio = np.zeros((len(parts), length, self.channels), np.float32)
+        there = slice(0, max(0, min(length, self.length - start)))
+        for out, part in zip(audio, parts, strict=True):
+            index = self.parts.index(part)
+            make = self._noise if index % 2 else self._tone
+            out[there] = make(index, start, there.stop)
+        return audio
 
-    def read(self, parts: Sequence[str], start: int, length: int) -> Any:
-        """Returns a stretch of some parts, float32 (part, time, channel), silent beyond the end."""
-        found = np.zeros((len(parts), length, self.channels), np.float32)
-        for samples, part in zip(found, parts, strict=True):
-            stretch = self._waveforms[part][start : start + length]
-            samples[: len(stretch)] = stretch
-        return found
+    def _tone(self, index: int, start: int, length: int) -> np.ndarray:
+        """A tone of three partials below a quarter of the sample rate, at -16 dB."""
+        seconds = np.arange(start, start + length)[:, None] / self.sample_rate
+        hz = self.sample_rate / 96 * (1 + 0.09 * self._number) * (1 + 0.5 * index)
+        partials = np.arange(1, 4) * hz
+        partials = partials[partials < self.sample_rate / 4]
+        warble = np.sin(2 * np.pi * 5 * seconds)
+        tone = np.sin(2 * np.pi * seconds * partials + 0.3 * warble).sum(axis=1, keepdims=True)
+        return 0.16 * tone * np.linspace(1, 0.6, self.channels)
 
-    @cached_property
-    def _waveforms(self) -> dict[str, Any]:
-        rng = np.random.default_rng(self.seed)
-        time = np.arange(self.length) / self.sample_rate
-        top = self.sample_rate / 2
-        pitches = 220 * 2 ** (rng.integers(0, 12, 64) / 12)
-        note = np.repeat(pitches, -(-self.length // 64))[: self.length]
-        vibrato = 1 + 0.01 * np.sin(2 * np.pi * 5.5 * time)
-        phase = 2 * np.pi * np.cumsum(note * vibrato) / self.sample_rate
-        voice = sum(np.sin(k * phase) / k for k in range(1, 9) if k * note.max() * 1.01 < top)
-        beat = (time * 2.0) % 1.0
-        drums = rng.standard_normal(self.length) * np.exp(-30 * beat)
-        bass = np.sin(2 * np.pi * np.cumsum(note / 4) / self.sample_rate) + 0 * time
-        chord = sum(np.sin(2 * np.pi * 330 * ratio * time + rng.uniform(0, 6)) for ratio in (1, 1.26, 1.5))
-        levels: dict[str, Any] = {
-            "vocals": 0.1 * voice,
-            "drums": 0.2 * drums,
-            "bass": 0.15 * bass,
-            "other": 0.05 * chord,
-        }
-        pan = {part: rng.uniform(0.5, 1, self.channels) for part in levels}
-        return {part: (wave[:, None] * pan[part]).astype(np.float32) for part, wave in levels.items()}
-
-
-def synthetic_recordings(sample_rate: int, channels: int) -> tuple[list[SyntheticRecording], list[SyntheticRecording]]:
-    """Returns recordings for training and for validation."""
-    songs = [
-        SyntheticRecording(f"synthetic {seed}", seed, sample_rate, channels) for seed in range(_TRAIN + _VALIDATION)
-    ]
-    return songs[:_TRAIN], songs[_TRAIN:]
+    def _noise(self, index: int, start: int, length: int) -> np.ndarray:
+        """White noise at -20 dB, swelling once in two seconds."""
+        first = start // _BLOCK
+        blocks = [
+            np.random.default_rng([self._number, index, block]).standard_normal((_BLOCK, self.channels))
+            for block in range(first, -(-(start + length) // _BLOCK))
+        ]
+        noise = np.concatenate([np.empty((0, self.channels)), *blocks])[start - first * _BLOCK :][:length]
+        seconds = np.arange(start, start + length)[:, None] / self.sample_rate
+        return 0.1 * noise * (0.6 + 0.4 * np.sin(np.pi * seconds + self._number))

@@ -33,15 +33,17 @@ from train.parallel import AXIS, replicate_step
 _LOG = logging.getLogger("train.tpu_programs")
 
 _SPECS = {**spleeter.SPECS, **twins.SPECS}
-# Models, and what their networks compute in.
-PROGRAMS = (
-    ("spleeter-2stems", "float32"),
-    ("spleeter-2stems", "bfloat16"),
-    ("jansson", "float32"),
-    ("classic-unet", "bfloat16"),
-)
 # Chips, and how many of them one host has: eight on one host, and sixteen on four.
 TOPOLOGIES: dict[str, dict[str, Any]] = {"v5e:2x4": {"chips_per_host_bounds": (2, 4, 1)}, "v5e:4x4": {}}
+# Topologies, models, and what their networks compute in. Each compiles for minutes.
+PROGRAMS = (
+    ("v5e:2x4", "jansson", "float32"),
+    ("v5e:4x4", "jansson", "float32"),
+    ("v5e:2x4", "spleeter-2stems", "float32"),
+    ("v5e:2x4", "spleeter-2stems", "bfloat16"),
+    ("v5e:4x4", "spleeter-2stems", "bfloat16"),
+    ("v5e:2x4", "classic-unet", "bfloat16"),
+)
 
 _COLLECTIVE = re.compile(
     r" = (?P<types>\(.*?\)|\S+) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
@@ -67,15 +69,16 @@ def describe_program(
     family = FAMILIES[spec.family]
     key = jax.eval_shape(lambda: jax.random.key(0))
     waveform = (spec.chunking.chunk_length, spec.channels)
-    shape = (spec.config.stride, spec.bins, spec.channels) if family.domain == "magnitude" else waveform
+    transform = spec.stft
+    frames = None if transform is None else spec.chunking.chunk_hop // transform.hop_length
+    shape = waveform if frames is None else (frames, spec.bins, spec.channels)
     alone = family.module(spec.config)
     variables = jax.eval_shape(partial(alone.init, train=False), key, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     optimizer = build_optimizer(OptimizerConfig(), variables["params"])
     state = jax.eval_shape(partial(create_state, optimizer=optimizer, ema=False), variables)
     share = (len(devices), examples)
-    batch = Batch(
-        jax.ShapeDtypeStruct((*share, *waveform), jnp.float32),
-        jax.ShapeDtypeStruct((*share, len(spec.stems), *waveform), jnp.float32),
+    batch = jax.eval_shape(
+        lambda: Batch(jnp.zeros((*share, *waveform)), jnp.zeros((*share, len(spec.stems), *waveform)))
     )
     model = family.module(spec.config, dtype=jnp.dtype(compute_dtype), axis_name=AXIS)
     loss_fn = partial(objective, model=model, spec=spec, loss=LossConfig(), train=True)
@@ -87,8 +90,6 @@ def describe_program(
     # The state that goes in and the one that comes out share their place.
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
-        "model": spec.name,
-        "compute_dtype": compute_dtype,
         "devices": len(devices),
         "hosts": len({device.process_index for device in devices}),
         "examples_per_device": examples,
@@ -141,32 +142,24 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
-    rows = []
-    for topology, hosts in TOPOLOGIES.items():
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **hosts).devices
-        for name, compute_dtype in PROGRAMS:
-            row = describe_program(_SPECS[name], devices, compute_dtype=compute_dtype, examples=arguments.examples)
-            rows.append({"topology": topology, **row})
-            _LOG.info(
-                "%s  %s  %s: %.1f GB, %.0f GFLOP, %s, compiled in %.0f s",
-                topology,
-                name,
-                compute_dtype,
-                sum(row["memory_bytes"].values()) / 1e9,
-                row["flops"] / 1e9,
-                ", ".join(
-                    f"{each['count']} {kind} of {each['bytes'] / 1e6:.1f} MB"
-                    for kind, each in row["collectives"].items()
-                ),
-                row["compile_seconds"],
-            )
-    report = {
+    report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.orig_argv),
         "versions": {package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "libtpu", "flax")},
-        "programs": rows,
+        "programs": [],
     }
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    for topology, name, compute_dtype in PROGRAMS:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **TOPOLOGIES[topology])
+        row = {"topology": topology, "model": name, "compute_dtype": compute_dtype}
+        try:
+            row |= describe_program(
+                _SPECS[name], described.devices, compute_dtype=compute_dtype, examples=arguments.examples
+            )
+        except jax.errors.JaxRuntimeError as error:  # most often: more memory than a chip has
+            row["refused"] = str(error).splitlines()[0]
+        report["programs"].append(row)
+        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+        _LOG.info("%s", json.dumps(row))
 
 
 if __name__ == "__main__":

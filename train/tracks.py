@@ -1,343 +1,271 @@
-"""Tracks on disk: which files a track has, which of them make up which stem, and stretches of them as arrays.
+"""The tracks of a run: what is found in a folder, by its layout, and which files make up which stem of the model.
 
-Prepared folders are in prepared.py, MUSDB's layouts in musdb_layout.py, computed tracks in synthetic.py.
+How audio is read is in recordings.py and prepared.py; whether all of it fits the model, in dataset_check.py.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float32
 
-from jaxsep.audio import AudioInfo, AudioReader
-from jaxsep.errors import AudioError, ConfigError, nearest
+from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.inputs import AUDIO_SUFFIXES
-from train.config import DataConfig
+from train.config import DataConfig, Layout
+from train.musdb_layout import find_musdb
+from train.prepared import INDEX, find_prepared
+from train.recordings import MIXTURE, AudioFile, FileRecording, Recording
+from train.synthetic import TRACKS, SyntheticRecording
 
-# What a track's mixture is called among its files.
-MIXTURE = "mixture"
-_MIXTURE_NAMES = ("mixture", "mix")
-# Stems that are all that no other stem claims, where there is no file of their name.
+# What all files are summed into that belong to no stem, so that the mixture is the sum of all.
+REST = "rest"
+
+# Stems that are, where there is no file of their name, the sum of what no other stem claims.
 _REMAINDERS = ("accompaniment", "other")
-_TRAIN, _VALIDATION = "train", ("valid", "validation")
-
-Parts = Float32[np.ndarray, "part time channel"]
-Sources = Float32[np.ndarray, "source time channel"]
-Samples = Float32[np.ndarray, "time channel"]
-
-
-class Recording(Protocol):
-    """A song with its sources, wherever they are."""
-
-    @property
-    def name(self) -> str:
-        """Of the song."""
-        ...
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the sources, and 'mixture' where that is there by itself."""
-        ...
-
-    @property
-    def length(self) -> int:
-        """Of the longest source, in samples."""
-        ...
-
-    @property
-    def sample_rate(self) -> int:
-        """In Hz."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Of every source."""
-        ...
-
-    def read(self, parts: Sequence[str], start: int, length: int) -> Parts:
-        """Reads a stretch of some parts; what lies beyond the end of one is silence.
-
-        Raises:
-            AudioError: One of them cannot be read, or is not finite.
-        """
-        ...
-
-
-class PartFile(NamedTuple):
-    """Where a part is: a file, and which of its audio streams."""
-
-    path: Path
-    stream: int = 0
-
-
-@dataclass(frozen=True)
-class FileRecording:
-    """A recording of one audio file for each part.
-
-    Attributes:
-        name: Of the song.
-        files: By part.
-    """
-
-    name: str
-    files: Mapping[str, PartFile]
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the sources, and 'mixture' where that is there by itself."""
-        return tuple(self.files)
-
-    @cached_property
-    def lengths(self) -> dict[str, int]:
-        """Samples of each part, as its header tells."""
-        return {part: _length(info) for part, info in self._infos.items()}
-
-    @property
-    def length(self) -> int:
-        """Of the longest source, in samples."""
-        return max(length for part, length in self.lengths.items() if part != MIXTURE)
-
-    @property
-    def sample_rate(self) -> int:
-        """In Hz."""
-        return self._one_for_all({part: info.sample_rate for part, info in self._infos.items()}, "Hz")
-
-    @property
-    def channels(self) -> int:
-        """Of every source."""
-        return self._one_for_all({part: info.channels for part, info in self._infos.items()}, "channels")
-
-    def read(self, parts: Sequence[str], start: int, length: int) -> Parts:
-        """Reads a stretch of some parts; what lies beyond the end of one is silence.
-
-        Raises:
-            AudioError: One of them cannot be read, or is not finite.
-        """
-        found = np.zeros((len(parts), length, self.channels), np.float32)
-        rate = self.sample_rate
-        for samples, part in zip(found, parts, strict=True):
-            if start >= self.lengths[part]:
-                continue
-            path, stream = self.files[part]
-            with AudioReader(
-                path, offset_seconds=start / rate, duration_seconds=length / rate, stream=stream
-            ) as reader:
-                for block in reader.blocks(length):
-                    samples[: len(block)] = block
-                if reader.warning is not None and reader.truncated:
-                    raise AudioError(reader.warning)
-        return found
-
-    @cached_property
-    def _infos(self) -> dict[str, AudioInfo]:
-        infos = {}
-        for part, (path, stream) in self.files.items():
-            with AudioReader(path, stream=stream) as reader:
-                infos[part] = reader.info
-        return infos
-
-    def _one_for_all(self, values: Mapping[str, int], unit: str) -> int:
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{self.files[part].path} {value}" for part, value in values.items())
-            raise ConfigError(f"The files of '{self.name}' differ in their {unit}: {listed}; prepare them anew alike.")
-        return next(iter(values.values()))
+_MUSDB_FILES = {"mixture.wav", "bass.wav", "drums.wav", "other.wav", "vocals.wav"}
+_VALIDATION_FOLDERS = ("valid", "validation")
 
 
 @dataclass(frozen=True)
 class Track:
-    """A recording as a model hears it: its parts summed to the model's stems.
+    """A recording as sources of the model.
 
     Attributes:
         recording: The song.
-        groups: The parts of each stem, in the model's order; then, where parts are left over, those.
-        mixture_is_a_file: Whether the mixture is read, or is the sum of all sources.
+        sources: Which of its parts are summed into each source: those of the model, in its order, and then perhaps one
+            that is all else.
+        mixture_is_file: Whether the mixture is the recording's own, and not the sum of the sources.
     """
 
     recording: Recording
-    groups: tuple[tuple[str, ...], ...]
-    mixture_is_a_file: bool
+    sources: tuple[tuple[str, ...], ...]
+    mixture_is_file: bool = False
 
     @property
     def name(self) -> str:
-        """Of the song."""
+        """What the song is called."""
         return self.recording.name
 
     @property
     def length(self) -> int:
-        """In samples."""
+        """Samples."""
         return self.recording.length
 
-    def sources(self, start: int, length: int) -> Sources:
-        """Reads a stretch of the sources: one for each group."""
-        parts = [part for group in self.groups for part in group]
-        found = self.recording.read(parts, start, length)
-        ends = np.cumsum([len(group) for group in self.groups])
-        return np.stack([each.sum(axis=0) for each in np.split(found, ends[:-1])])
+    def read(self, start: int, length: int, only: int | None = None) -> Float32[np.ndarray, "source time channel"]:
+        """Returns a stretch of the sources.
 
-    def mixture(self, start: int, length: int) -> Samples:
-        """Reads a stretch of the mixture."""
-        if self.mixture_is_a_file:
+        Args:
+            start: The first sample.
+            length: Samples; what lies beyond the end is silent.
+            only: One source; None for all.
+
+        Raises:
+            AudioError: A file cannot be read.
+        """
+        sources = self.sources if only is None else self.sources[only : only + 1]
+        parts = list(dict.fromkeys(part for source in sources for part in source))
+        audio = self.recording.read(parts, start, length)
+        if all(len(source) == 1 for source in sources) and len(parts) == len(sources):
+            return audio
+        summed = np.zeros((len(sources), *audio.shape[1:]), np.float32)
+        for out, source in zip(summed, sources, strict=True):
+            for part in source:
+                out += audio[parts.index(part)]
+        return summed
+
+    def read_mixture(self, start: int, length: int) -> Float32[np.ndarray, "time channel"]:
+        """Returns a stretch of the mixture: its file's, or the sum of the sources. As for `read`."""
+        if self.mixture_is_file:
             return self.recording.read([MIXTURE], start, length)[0]
-        return self.sources(start, length).sum(axis=0)
+        return self.read(start, length).sum(axis=0)
 
 
-class Tracks(NamedTuple):
-    """What a run learns from, and what it is validated on."""
+@dataclass(frozen=True)
+class Tracks:
+    """What a run learns from.
+
+    Attributes:
+        train: What examples are cut out of.
+        validation: What is separated whole and scored.
+        names: Of the sources: the model's stems, and then perhaps 'rest'.
+    """
 
     train: tuple[Track, ...]
     validation: tuple[Track, ...]
+    names: tuple[str, ...]
 
 
-def find_tracks(config: DataConfig, model: ModelSpec) -> Tracks:
-    """Finds the tracks of a dataset.
+@dataclass(frozen=True)
+class Recordings:
+    """What a folder holds.
+
+    Attributes:
+        train: Recordings to learn from.
+        validation: Those kept out of it.
+    """
+
+    train: tuple[Recording, ...]
+    validation: tuple[Recording, ...]
+
+
+def find_tracks(data: DataConfig, model: ModelSpec) -> Tracks:
+    """Finds the tracks of a run.
 
     Args:
-        config: Which.
-        model: What they are for: its stems, and of tracks that are computed the sample rate and channels.
+        data: Where they are, and what their files are.
+        model: Whose stems they are for; of synthetic tracks, also whose sample rate and channels.
 
     Raises:
-        ConfigError: There are none, or a stem cannot be made of their files.
+        ConfigError: There are none, a track has no file for a stem, or a validation track does not exist.
+        AudioError: A file is not audio.
     """
-    stems = model.stems
-    train, validation = _find_recordings(config, model)
-    if not train:
-        raise ConfigError(f"{config.root} holds no tracks to train on; see configs/README.md for the layouts.")
-    everything = (*train, *validation)
-    chosen = [_groups(recording, stems, config) for recording in everything]
-    if any(left for _, left in chosen):
-        # The mixture is the sum of all; a track with nothing left over has silence there.
-        groups = [(*of_stems, left) for of_stems, left in chosen]
+    if data.layout == "synthetic":
+        found = _split(_synthetic(model, "train"), _synthetic(model, "validation"), data.validation_tracks)
     else:
-        groups = [of_stems for of_stems, _ in chosen]
-    from_file = config.mixture == "file"
-    for recording in everything:
-        if from_file and MIXTURE not in recording.parts:
-            raise ConfigError(f"'{recording.name}' has no file of its mixture; use data.mixture 'sum'.")
-    tracks = [Track(*each, from_file) for each in zip(everything, groups, strict=True)]
-    return Tracks(tuple(tracks[: len(train)]), tuple(tracks[len(train) :]))
+        found = find_recordings(data)
+    assigned = [_assign(recording, data, model.stems) for recording in (*found.train, *found.validation)]
+    has_rest = data.mixture == "sum" and any(rest for _, rest in assigned)
+    tracks = [
+        Track(recording, (*stems, rest) if has_rest else stems, data.mixture == "file")
+        for recording, (stems, rest) in zip((*found.train, *found.validation), assigned, strict=True)
+    ]
+    names = (*model.stems, REST) if has_rest else tuple(model.stems)
+    return Tracks(tuple(tracks[: len(found.train)]), tuple(tracks[len(found.train) :]), names)
 
 
-def find_recordings(root: Path, layout: str, validation: Sequence[str]) -> tuple[list[Recording], list[Recording]]:
-    """Finds recordings below a folder, for training and for validation.
+def find_recordings(data: DataConfig) -> Recordings:
+    """Finds what a folder holds.
 
     Args:
-        root: The folder.
-        layout: As in `DataConfig`.
-        validation: Names of those that are kept out of training; empty for what the layout says.
+        data: Its root and layout, and the names of validation tracks.
 
     Raises:
-        ConfigError: The folder is not there or not of that layout, or a name is not there.
+        ConfigError: There is no recording, two files go by one name, or a validation track does not exist.
+        AudioError: A file is not audio.
     """
+    root = Path(str(data.root)).expanduser()
     if not root.is_dir():
-        raise ConfigError(f"There is no folder {root}; data.root is where the tracks are.")
-    layout = _layout_of(root) if layout == "auto" else layout
-    train: list[Recording]
-    kept_out: list[Recording]
+        raise ConfigError(f"data.root: there is no folder {root}.")
+    layout = _layout(root) if data.layout == "auto" else data.layout
+    train: Sequence[Recording]
+    validation: Sequence[Recording]
     if layout == "prepared":
-        from train.prepared import open_prepared
-
-        train, kept_out = open_prepared(root)
-    elif layout in ("musdb18", "musdb18hq"):
-        from train.musdb_layout import find_musdb
-
-        train, kept_out = find_musdb(root, is_wav=layout == "musdb18hq")
+        train, validation = find_prepared(root)
+    elif layout == "folders":
+        train, validation = _folders(root)
     else:
-        split = root / _TRAIN
-        train = _in_folder(split if split.is_dir() else root)
-        kept_out = [each for name in _VALIDATION if (root / name).is_dir() for each in _in_folder(root / name)]
-    if not validation:
-        return train, kept_out
-    everything = {recording.name: recording for recording in (*train, *kept_out)}
-    for name in validation:
-        if name not in everything:
-            raise ConfigError(f"data.validation_tracks: there is no track '{name}'.{nearest(name, everything)}")
-    return (
-        [recording for name, recording in everything.items() if name not in validation],
-        [everything[name] for name in validation],
-    )
+        find = _musdb(root, is_wav=layout == "musdb18hq")
+        train, validation = (find(None), ()) if data.validation_tracks else (find("train"), find("valid"))
+    if not train and not validation:
+        raise ConfigError(f"data.root: there are no tracks in {root} (layout '{layout}'); see configs/README.md.")
+    return _split(train, validation, data.validation_tracks)
 
 
-def _find_recordings(config: DataConfig, model: ModelSpec) -> tuple[list[Recording], list[Recording]]:
-    if config.layout == "synthetic":
-        from train.synthetic import synthetic_recordings
-
-        songs = synthetic_recordings(model.sample_rate, model.channels)
-        return list(songs[0]), list(songs[1])
-    assert config.root is not None
-    return find_recordings(Path(config.root).expanduser(), config.layout, config.validation_tracks)
-
-
-def _layout_of(root: Path) -> str:
-    if (root / "dataset.json").is_file():
+def _layout(root: Path) -> Layout:
+    if (root / INDEX).is_file():
         return "prepared"
-    split = root / _TRAIN
-    if split.is_dir() and any(split.glob("*.stem.mp4")):
+    if any(_visible(root / "train", ".stem.mp4")):
         return "musdb18"
-    names = ("mixture", "vocals", "drums", "bass", "other")
-    if split.is_dir() and any(
-        all((folder / f"{name}.wav").is_file() for name in names) for folder in split.iterdir() if folder.is_dir()
-    ):
+    tracks = [track for track in _visible(root / "train") if track.is_dir()]
+    files = [{file.name for file in track.iterdir()} for track in tracks]
+    # Whoever has a folder of validation tracks does not want musdb's list.
+    own_validation = any((root / name).is_dir() for name in _VALIDATION_FOLDERS)
+    if files and not own_validation and all(each >= _MUSDB_FILES for each in files):
         return "musdb18hq"
     return "folders"
 
 
-def _in_folder(root: Path) -> list[Recording]:
-    """A folder for each track, a file for each part, whose name is the part's."""
-    recordings: list[Recording] = []
-    for folder in sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".")):
-        files: dict[str, PartFile] = {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith(".") or not path.is_file():
-                continue
-            part = MIXTURE if path.stem in _MIXTURE_NAMES else path.stem
-            if part in files:
-                raise ConfigError(f"{files[part].path} and {path} are both '{part}'; keep one of them.")
-            files[part] = PartFile(path)
-        if files.keys() - {MIXTURE}:
-            recordings.append(FileRecording(folder.name, files))
-    return recordings
+def _musdb(root: Path, *, is_wav: bool) -> Callable[[str | None], list[FileRecording]]:
+    return lambda split: find_musdb(root, is_wav=is_wav, split=split)
 
 
-def _groups(
-    recording: Recording, stems: Sequence[str], config: DataConfig
-) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """Returns the parts of each stem, and those that are left over."""
-    there = [part for part in recording.parts if part != MIXTURE]
-    groups: dict[str, tuple[str, ...]] = {}
-    for stem in stems:
-        wanted = config.stems.get(stem, (stem,))
-        if stem in _REMAINDERS and stem not in config.stems and stem not in there:
+def _folders(root: Path) -> tuple[list[Recording], list[Recording]]:
+    if (root / "train").is_dir():
+        validation = [root / name for name in _VALIDATION_FOLDERS if (root / name).is_dir()]
+        if len(validation) > 1:
+            raise ConfigError(f"{root} has both 'valid' and 'validation' beside 'train'; keep one of them.")
+        return _tracks_in(root / "train"), [track for folder in validation for track in _tracks_in(folder)]
+    return _tracks_in(root, besides=("test", *_VALIDATION_FOLDERS)), []
+
+
+def _tracks_in(folder: Path, besides: Sequence[str] = ()) -> list[Recording]:
+    found: list[Recording] = []
+    for track in _visible(folder):
+        if track.is_dir() and track.name not in besides and (files := _files_in(track)):
+            found.append(FileRecording(track.name, files))
+    return found
+
+
+def _files_in(track: Path) -> dict[str, AudioFile]:
+    """Returns the audio files of a track by part: the name without ending, in small letters."""
+    files: dict[str, AudioFile] = {}
+    for path in _visible(track):
+        if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():
             continue
-        for part in wanted:
-            if part not in there:
-                raise ConfigError(
-                    f"'{recording.name}' has no '{part}' for the stem '{stem}': it has {', '.join(there)}; add the "
-                    "file, or say in data.stems which files make up the stem."
-                )
-        groups[stem] = wanted
-    left = tuple(part for part in there if part not in _all(groups.values()))
-    missing = [stem for stem in stems if stem not in groups]
-    if len(missing) > 1 or (missing and not left):
-        raise ConfigError(
-            f"'{recording.name}' leaves nothing for the stem '{missing[-1]}': it has {', '.join(there)}; say in "
-            "data.stems which files make it up."
-        )
-    if missing:
-        groups[missing[0]], left = left, ()
-    return tuple(groups[stem] for stem in stems), left
+        part = path.stem.lower()
+        part = MIXTURE if part == "mix" else part
+        if part in files:
+            raise ConfigError(f"{files[part].path} and {path} are both '{part}' of one track; take one of them away.")
+        files[part] = AudioFile(path)
+    return files if files.keys() != {MIXTURE} else {}
 
 
-def _all(groups: Iterable[tuple[str, ...]]) -> set[str]:
-    return {part for group in groups for part in group}
+def _visible(folder: Path, ending: str = "") -> list[Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be read: {error.strerror}.") from None
+    return [folder / name for name in names if name.endswith(ending) and not name.startswith(".")]
 
 
-def _length(info: AudioInfo) -> int:
-    if info.frames is not None:
-        return info.frames
-    if info.duration_seconds is None:
-        raise ConfigError(f"{info.path} does not say how long it is; run `python -m train.prepare` on its folder.")
-    return int(info.duration_seconds * info.sample_rate)
+def _synthetic(model: ModelSpec, split: str) -> list[Recording]:
+    first = 0 if split == "train" else TRACKS["train"]
+    return [
+        SyntheticRecording(number, model.stems, sample_rate=model.sample_rate, channels=model.channels)
+        for number in range(first, first + TRACKS[split])
+    ]
+
+
+def _split(train: Sequence[Recording], validation: Sequence[Recording], names: Sequence[str]) -> Recordings:
+    """Keeps tracks out of training by name; what the folder calls validation is that where no names are given."""
+    trained = {recording.name for recording in train}
+    if twice := sorted(trained & {recording.name for recording in validation}):
+        raise ConfigError(f"'{twice[0]}' is among the tracks of training and among those of validation; keep one.")
+    if not names:
+        return Recordings(tuple(train), tuple(validation))
+    known = {recording.name: recording for recording in (*train, *validation)}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"data.validation_tracks: there is no track '{name}'.{nearest(name, known)}")
+    return Recordings(
+        tuple(recording for recording in train if recording.name not in names),
+        tuple(known[name] for name in dict.fromkeys(names)),
+    )
+
+
+def _assign(
+    recording: Recording, data: DataConfig, stems: Sequence[str]
+) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """Returns the parts of each stem, and those that no stem has."""
+    claims: dict[str, tuple[str, ...]] = {}
+    for stem in stems:
+        wanted = [name.lower() for name in data.stems.get(stem, (stem,))]
+        claims[stem] = tuple(part for part in recording.parts if part in wanted)
+    claimed = [part for claim in claims.values() for part in claim]
+    if twice := sorted({part for part in claimed if claimed.count(part) > 1}):
+        raise ConfigError(f"data.stems gives the file '{twice[0]}' to two stems; give it to one.")
+    rest = tuple(part for part in recording.parts if part not in claimed)
+    for stem in stems:
+        if not claims[stem] and stem in _REMAINDERS and stem not in data.stems:
+            claims[stem], rest = rest, ()
+        if not claims[stem]:
+            raise ConfigError(
+                f"The track '{recording.name}' has no file for the stem '{stem}', only "
+                f"{', '.join(recording.parts)}; name its files in data.stems."
+            )
+    return tuple(claims[stem] for stem in stems), rest

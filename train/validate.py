@@ -124,8 +124,8 @@ class Validator:
     def _score(self, separator: Separator, track: Track, *, keep: bool) -> dict[str, float]:
         sample_rate = track.recording.sample_rate
         start, length = middle(track.length, sample_rate, self._seconds)
-        everything = track.sources(start, length)
-        mixture = track.mixture(start, length) if track.mixture_is_a_file else everything.sum(axis=0)
+        everything = track.read(start, length)
+        mixture = track.read_mixture(start, length) if track.mixture_is_file else everything.sum(axis=0)
         sources = everything[: len(separator.stems)]
         separated = separator.separate(mixture, sample_rate)
         estimates = np.stack([separated.stems[stem] for stem in separator.stems])

@@ -4,17 +4,24 @@ Each row tells of one step, or of one validation. What depends on the time that 
 else is the same in two runs that compute the same, bit for bit.
 """
 
+import io
 import json
 import math
 import os
+import socket
+import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import soundfile
 
 from jaxsep.errors import JaxsepError
+from jaxsep.typing import HostWaveform
+from jaxsep.weights.crc32c import masked_crc32c
 from train.config import RunConfig
 from train.pictures import encode_png, spectrogram_pictures
 from train.validate import Excerpt, Scores
@@ -84,11 +91,6 @@ class Writers:
         if self._tensorboard is not None:
             self._tensorboard.write_excerpt(step, excerpt)
 
-    def close(self) -> None:
-        """Writes what still waits to be written."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-
 
 class MetricsLog:
     """metrics.jsonl: one JSON object a row, in the file as soon as it is told.
@@ -110,13 +112,7 @@ class MetricsLog:
             JaxsepError: It cannot be written.
         """
         plain = _plain(row)
-        line = json.dumps(plain, allow_nan=False) + "\n"
-        try:
-            # Opened for each row: nothing is lost when the process is killed.
-            with self._path.open("a", encoding="ascii") as file:
-                file.write(line)
-        except OSError as error:
-            raise self._not_written(error) from None
+        _append(self._path, json.dumps(plain, allow_nan=False).encode() + b"\n")
         return plain
 
     def cut_after(self, step: int) -> None:
@@ -130,7 +126,7 @@ class MetricsLog:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise self._not_written(error) from None
+            raise _not_written(self._path, error) from None
         temporary = self._path.with_name(f".{self._path.name}")
         try:
             with temporary.open("wb") as file:
@@ -139,17 +135,15 @@ class MetricsLog:
                 os.fsync(file.fileno())
             temporary.replace(self._path)
         except OSError as error:
-            raise self._not_written(error) from None
-
-    def _not_written(self, error: OSError) -> JaxsepError:
-        return JaxsepError(
-            f"{self._path} cannot be written: {error.strerror or error}; make room or give rights, and the same "
-            "command goes on from the last checkpoint."
-        )
+            raise _not_written(self._path, error) from None
 
 
 class TensorBoardLog:
-    """TensorBoard's files: every number of a row as a scalar, and excerpts as sounds and pictures."""
+    """TensorBoard's files: every number of a row as a scalar, and excerpts as sounds and pictures.
+
+    tensorboardX says what events are made of. Its SummaryWriter is not used: it writes from a thread, which ends at a
+    full disk without the run's noticing, and then waits for that thread for ever.
+    """
 
     def __init__(self, folder: Path, *, after: int) -> None:
         """Begins a file, which has TensorBoard hide what others hold of later steps.
@@ -159,48 +153,80 @@ class TensorBoardLog:
             after: The step that the run goes on from.
 
         Raises:
-            JaxsepError: tensorboardX is not installed.
+            JaxsepError: tensorboardX is not installed, or the file cannot be written.
         """
         try:
-            import tensorboardX
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
             from tensorboardX.proto.summary_pb2 import Summary
         except ImportError:
             raise JaxsepError(
                 "logging.tensorboard needs tensorboardX, which is not installed: pip install 'jaxsep[train]', or set "
                 "it to false."
             ) from None
-        self._summary = Summary
-        # Named by the step as well: files are named by the second in which they begin, and would be overwritten.
-        self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=after + 1, filename_suffix=f".{after}")
+        self._event, self._summary = Event, Summary
+        # TensorBoard reads files in the order of their names.
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010}.{after:09}.{socket.gethostname()}"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _not_written(folder, error) from None
+        self._add(0, file_version="brain.Event:2")
+        self._add(after + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, row: Row) -> None:
-        """Adds the numbers of a row; those of single tracks are in metrics.jsonl alone."""
-        for path, number in _numbers({key: value for key, value in row.items() if key != "step"}):
-            if not path.startswith("validation/tracks/"):
-                self._writer.add_scalar(path, number, row["step"])
+        """Adds the numbers of a row; those of single tracks are in metrics.jsonl alone.
+
+        Raises:
+            JaxsepError: They cannot be written.
+        """
+        values = [
+            self._summary.Value(tag=path, simple_value=number)
+            for path, number in _numbers({key: value for key, value in row.items() if key != "step"})
+            if not path.startswith("validation/tracks/")
+        ]
+        self._add(row["step"], summary=self._summary(value=values))
 
     def write_excerpt(self, step: int, excerpt: Excerpt) -> None:
-        """Adds mixture, true sources and estimates: as sounds, and as spectrograms on one scale."""
+        """Adds mixture, true sources and estimates: as sounds, and as spectrograms on one scale.
+
+        Raises:
+            JaxsepError: They cannot be written.
+        """
         sounds = {"mixture": excerpt.mixture}
         for stem, source, estimate in zip(excerpt.stems, excerpt.sources, excerpt.estimates, strict=True):
             sounds |= {f"{stem}/true": source, f"{stem}/estimate": estimate}
-        for name, sound in sounds.items():
-            audible = sound if sound.shape[1] <= 2 else sound.mean(axis=1, keepdims=True)
-            self._writer.add_audio(f"excerpt/{name}", np.clip(audible, -1, 1), step, sample_rate=excerpt.sample_rate)
         pictures = spectrogram_pictures(list(sounds.values()))
-        for name, picture in zip(sounds, pictures, strict=True):
-            # tensorboardX's own add_image needs Pillow.
+        values = []
+        for (name, sound), picture in zip(sounds.items(), pictures, strict=True):
+            audio = self._audio(sound, excerpt.sample_rate)
             height, width, _ = picture.shape
             image = self._summary.Image(
                 height=height, width=width, colorspace=3, encoded_image_string=encode_png(picture)
             )
-            value = self._summary.Value(tag=f"excerpt/{name}", image=image)
-            self._writer.file_writer.add_summary(self._summary(value=[value]), step)
-        self._writer.flush()
+            values += [
+                self._summary.Value(tag=f"excerpt/sound/{name}", audio=audio),
+                self._summary.Value(tag=f"excerpt/picture/{name}", image=image),
+            ]
+        self._add(step, summary=self._summary(value=values))
 
-    def close(self) -> None:
-        """Writes what still waits to be written."""
-        self._writer.close()
+    def _audio(self, sound: HostWaveform, sample_rate: int) -> Any:
+        audible = sound if sound.shape[1] <= 2 else sound.mean(axis=1, keepdims=True)
+        file = io.BytesIO()
+        soundfile.write(file, np.clip(audible, -1, 1), sample_rate, format="WAV", subtype="PCM_16")
+        return self._summary.Audio(
+            sample_rate=sample_rate,
+            num_channels=audible.shape[1],
+            length_frames=len(audible),
+            encoded_audio_string=file.getvalue(),
+            content_type="audio/wav",
+        )
+
+    def _add(self, step: int, **what: Any) -> None:
+        """Adds an event as a TFRecord: its length and itself, each with a checksum."""
+        event = self._event(wall_time=time.time(), step=step, **what).SerializeToString()
+        length = struct.pack("<Q", len(event))
+        checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, event))
+        _append(self._path, b"".join((length, next(checksums), event, next(checksums))))
 
 
 def _plain(value: Any) -> Any:
@@ -211,6 +237,22 @@ def _plain(value: Any) -> Any:
         return value
     number = value if isinstance(value, bool | int | float) else np.asarray(value).item()
     return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Adds to a file, which is opened and closed for it: nothing is lost when the process is killed."""
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+    except OSError as error:
+        raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> JaxsepError:
+    return JaxsepError(
+        f"{path} cannot be written: {error.strerror or error}; make room or give rights, and the same command goes on "
+        "from the last checkpoint."
+    )
 
 
 def _numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -60,7 +60,7 @@ def measure_forward(
         reference.load_variables(twin, variables)
         # torch's stubs leave out `memory_format` without `dtype`.
         twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        peaks = [_matrix_peak()]
+        peaks = [matrix_peak()]
         rows: list[dict[str, Any]] = []
         for batch in batch_sizes:
             magnitude = rng.random((batch, frames, config.bins, config.channels), np.float32)
@@ -80,8 +80,8 @@ def measure_forward(
 
             expected = theirs()
             error = float(np.abs(ours() - expected).max() / np.abs(expected).max())
-            times = _by_turns({"jaxsep": ours, "pytorch": theirs}, repeats)
-            peaks.append(_matrix_peak())
+            times = by_turns({"jaxsep": ours, "pytorch": theirs}, repeats)
+            peaks.append(matrix_peak())
             medians = {name: statistics.median(seconds) for name, seconds in times.items()}
             rows.append(
                 {
@@ -98,7 +98,7 @@ def measure_forward(
             _LOG.info("batch %d: %.2f times as fast as PyTorch", batch, rows[-1]["times_as_fast_as_pytorch"])
     peak = max(peaks)
     for row in rows:
-        row["fraction_of_matrix_peak"] = row["gflops_per_second"] / peak
+        row["fraction_ofmatrix_peak"] = row["gflops_per_second"] / peak
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.orig_argv),
@@ -129,7 +129,8 @@ def multiplications(config: UNetConfig, frames: int) -> int:
     return config.n_sources * (convolutions + 16 * config.channels * frames * config.bins)
 
 
-def _by_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def by_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Returns the seconds of every call, A B A B ..."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -139,11 +140,12 @@ def _by_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[
     return times
 
 
-def _matrix_peak(size: int = 2048) -> float:
+def matrix_peak(size: int = 2048) -> float:
+    """Returns the rate of a large matrix product, in 10^9 float32 operations a second."""
     matrix = jnp.ones((size, size))
     multiply = jax.jit(jnp.matmul)
     multiply(matrix, matrix).block_until_ready()
-    seconds = _by_turns({"matmul": lambda: multiply(matrix, matrix).block_until_ready()}, 7)["matmul"]
+    seconds = by_turns({"matmul": lambda: multiply(matrix, matrix).block_until_ready()}, 7)["matmul"]
     return 2e-9 * size**3 / min(seconds)
 
 

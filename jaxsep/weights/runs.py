@@ -93,18 +93,16 @@ def read_record(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
-def describe_state(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+def describe_state(folder: Path, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the record says of a state: the sha256 of every file, type and shape of every array.
 
     Args:
         folder: Where Orbax wrote it.
-        state: The tree of arrays.
+        arrays: By path: 'params/...'.
     """
-    from jaxsep.weights.tree import flatten
-
     return {
         "sha256": _hash_files(folder),
-        "arrays": {path: [leaf.dtype.name, list(leaf.shape)] for path, leaf in flatten(state).items()},
+        "arrays": {path: [array.dtype.name, list(array.shape)] for path, array in arrays.items()},
     }
 
 

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from separation.conftest import noise
+from weights.small_models import small_spec, small_variables
 
 from jaxsep.dsp.overlap_add import Chunking
 from jaxsep.errors import AudioError, ConfigError, SeparationAborted, SeparationError
-from jaxsep.separation.separator import Separator
+from jaxsep.models import FAMILIES
+from jaxsep.separation.separator import Model, Separator
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -140,3 +143,37 @@ def test_one_shape_is_compiled_for_tracks_of_all_lengths(gains_model):
     for length in (10, 1000, 5000):
         separator.separate(noise(length), 44100)
     assert len(separator._runner._compiled) == 1
+
+
+def test_a_separator_with_other_variables_gives_what_a_new_one_does_and_compiles_nothing():
+    """By JAX's own count of compilations."""
+    compiled = []
+
+    def note(event, seconds, **_):
+        if "compile" in event:
+            compiled.append(event)
+
+    spec = small_spec()
+    module = FAMILIES[spec.family].module(spec.config)
+    one, other = (small_variables(spec, seed) for seed in (0, 1))
+    for variables in (one, other):
+        # Of random numbers, what stands for a variance must not be negative.
+        variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
+    mixture = noise(3000)
+    separator = Separator(Model(module, one, spec, "0" * 64))
+    before = separator.separate(mixture, spec.sample_rate).stems
+    expected = Separator(Model(module, other, spec, "1" * 64)).separate(mixture, spec.sample_rate).stems
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        found = separator.with_variables(other).separate(mixture, spec.sample_rate).stems
+        again = separator.separate(mixture, spec.sample_rate).stems
+        assert not compiled
+        Separator(Model(module, other, spec, "1" * 64)).separate(mixture, spec.sample_rate)
+        assert compiled  # the count counts
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    for stem in spec.stems:
+        np.testing.assert_array_equal(found[stem], expected[stem])
+        np.testing.assert_array_equal(again[stem], before[stem])
+        assert not np.array_equal(found[stem], before[stem])
+    assert separator.with_variables(other).model.sha256 == ""

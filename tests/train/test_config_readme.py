@@ -1,0 +1,111 @@
+"""configs/README.md: every key that there is, no other, and the defaults that the classes have."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pydantic
+import pytest
+import yaml
+
+from jaxsep.config import Config
+from jaxsep.models import FAMILIES
+from train.config import CHANGEABLE, RunConfig
+
+README = Path(__file__).parents[2] / "configs" / "README.md"
+HEADING_OF_A_FAMILY = "### model.config of the family "
+
+
+def rows_of(text: str) -> dict[str, str]:
+    """Returns the defaults by key, of all tables with such columns."""
+    rows: dict[str, str] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `") and len(cells) == 4:
+            key = cells[0].strip("`")
+            assert key not in rows, f"{key} is there twice"
+            assert cells[3].endswith((".", ")")), f"{key} has no meaning"
+            rows[key] = cells[2]
+    return rows
+
+
+def sections() -> tuple[str, dict[str, str]]:
+    """Returns the README without the tables of single families, and these by family."""
+    text = README.read_text()
+    families = {}
+    for part in re.split(f"(?=^{re.escape(HEADING_OF_A_FAMILY)})", text, flags=re.MULTILINE)[1:]:
+        own = re.split(r"(?m)^##? ", part.removeprefix("###"))[0]
+        families[part.splitlines()[0].removeprefix(HEADING_OF_A_FAMILY)] = own
+        text = text.replace(own, "")
+    return text, families
+
+
+def config_in(annotation: Any) -> tuple[type[Config] | None, str]:
+    """Returns the config of a field, and what stands behind the field's key where it holds a sequence of them."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return annotation, ""
+    for inner in get_args(annotation):
+        found, _ = config_in(inner)
+        if found is not None:
+            return found, "[]" if getattr(annotation, "__origin__", None) is tuple else ""
+    return None, ""
+
+
+def keys_of(config: type[Config], prefix: str = "") -> dict[str, pydantic.fields.FieldInfo]:
+    keys = {}
+    for name, field in config.model_fields.items():
+        keys[prefix + name] = field
+        inner, items = config_in(field.annotation)
+        if inner is not None:
+            keys |= keys_of(inner, f"{prefix}{name}{items}.")
+    return keys
+
+
+def assert_described(found: dict[str, str], expected: dict[str, pydantic.fields.FieldInfo]) -> None:
+    assert found.keys() == expected.keys()
+    for key, field in expected.items():
+        if field.is_required():
+            assert found[key] == "required", key
+        else:
+            value = pydantic.TypeAdapter(field.annotation).validate_python(yaml.safe_load(found[key].strip("`")))
+            assert value == field.default, f"{key}: {found[key]}"
+
+
+def test_every_key_of_a_run_is_described_with_its_default():
+    described, keys = rows_of(sections()[0]), keys_of(RunConfig)
+    assert len(keys) > 80
+    assert_described(described, keys)
+
+
+def test_every_family_is_described():
+    assert sections()[1].keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_of_a_family_is_described_with_its_default(family):
+    assert_described(rows_of(sections()[1][family]), keys_of(FAMILIES[family].config, "model.config."))
+
+
+def test_what_a_run_may_change_is_described():
+    sentence = re.search(r"may then change only (.+?)\.\n", README.read_text(), re.DOTALL)
+    assert re.findall(r"`(.+?)`", sentence.group(1)) == list(CHANGEABLE)
+
+
+def test_the_table_names_all_recipes():
+    named = re.findall(r"`(\w+\.yaml)`", README.read_text())
+    assert set(named) == {path.name for path in README.parent.glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (("| `loss.stem_weights` | factors | `null` |", "| `loss.stem_wieghts` | factors | `null` |"), "keys"),
+        (("| `optimizer.b1` | | `0.9` |", "| `optimizer.b1` | | `0.99` |"), "optimizer.b1"),
+        (("| `training.steps` | steps | required |", "| `training.steps` | steps | `1` |"), "training.steps"),
+    ],
+)
+def test_a_readme_that_is_wrong_is_noticed(change, problem):
+    text = sections()[0]
+    assert change[0] in text
+    with pytest.raises(AssertionError, match=problem):
+        assert_described(rows_of(text.replace(*change)), keys_of(RunConfig))

@@ -1,0 +1,165 @@
+"""Runs that are killed, told to stop, or left by another process: real processes, real signals."""
+
+import random
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+from train_runs import PLAIN, rows, run, start
+
+from jaxsep.weights.runs import choose_checkpoint, read_state
+from jaxsep.weights.tree import flatten
+
+# A step of this takes some 20 ms, a save several times as long.
+LONG = (
+    "training.steps=150",
+    "checkpoints.every_steps=7",
+    *PLAIN,
+    "validation.every_steps=60",
+    "validation.seconds=1.0",
+)
+KILLS, IN_FLIGHT = 10, 3
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+    """A run from its first step to its last."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    run(workdir, *LONG, cache=cache)
+    return workdir
+
+
+def assert_same_run(found, expected):
+    assert rows(found) == rows(expected)
+    states = (flatten(read_state(choose_checkpoint(workdir, "latest"))) for workdir in (found, expected))
+    for (path, leaf), (other_path, other) in zip(*(state.items() for state in states), strict=True):
+        assert path == other_path
+        np.testing.assert_array_equal(leaf, other, err_msg=path)
+
+
+def test_a_run_that_is_killed_again_and_again_goes_on_bit_for_bit(tmp_path, cache, undisturbed):
+    """kill -9 at random moments, and while a checkpoint is being written; then the same command."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    workdir = tmp_path / "run"
+    unfinished, seen = workdir / "checkpoints", 0
+    for number in range(KILLS):
+        process = start(workdir, *LONG, cache=cache)
+        try:
+            rows_before, target = len(rows(workdir)), chance.randrange(1, 16)
+            deadline = time.monotonic() + 120
+            while process.poll() is None and time.monotonic() < deadline:
+                in_flight = any(unfinished.glob(".unfinished.*"))
+                if number < IN_FLIGHT and in_flight and rows(workdir):
+                    seen += 1
+                    break
+                if number >= IN_FLIGHT and abs(len(rows(workdir)) - rows_before) >= target:
+                    time.sleep(chance.uniform(0, 0.2))
+                    break
+                time.sleep(0.001)
+            assert process.poll() is None, process.communicate()
+        finally:
+            process.kill()
+            process.communicate()
+    assert seen == IN_FLIGHT
+    run(workdir, *LONG, cache=cache)
+    assert_same_run(workdir, undisturbed)
+    assert not list(unfinished.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_with_a_status_of_its_own(tmp_path, cache, undisturbed, number):
+    process = start(tmp_path / "run", *LONG, cache=cache)
+    while len(rows(tmp_path / "run")) < 10:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "Traceback" not in err
+    step = int(choose_checkpoint(tmp_path / "run", "latest").name)
+    assert f"stopped and saved after step {step}" in out
+    assert rows(tmp_path / "run")[-1]["step"] == step
+    run(tmp_path / "run", *LONG, cache=cache)
+    assert_same_run(tmp_path / "run", undisturbed)
+
+
+def test_a_run_goes_on_on_another_number_of_devices(tmp_path, cache, undisturbed):
+    plain = (*LONG, "validation.every_steps=null")
+    run(tmp_path / "run", *plain, "training.steps=20", cache=cache)
+    run(tmp_path / "run", *plain, "training.steps=50", cache=cache, devices=4)
+    expected = {row["step"]: row["loss"] for row in rows(undisturbed) if "loss" in row}
+    found = {row["step"]: row["loss"] for row in rows(tmp_path / "run")}
+    assert list(found) == list(range(1, 51))
+    for step, loss in found.items():
+        # The same steps up to the 20th; then means of four means, whose rounding 30 Adam steps of 1e-3 enlarge.
+        assert loss == pytest.approx(expected[step], rel=0 if step <= 20 else 1e-3), step
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def start_two(workdir, *overrides, cache):
+    port = free_port()
+    return [
+        start(
+            workdir,
+            *overrides,
+            cache=cache,
+            devices=2,
+            options=("--coordinator", f"localhost:{port}", "--processes", "2", "--process", str(process)),
+        )
+        for process in range(2)
+    ]
+
+
+# Plain SGD: Adam makes whole steps of the rounding of gradients that are nearly zero, as those of some biases are.
+SHORT = ("training.steps=10", "checkpoints.every_steps=5", "optimizer.kind=sgd", "optimizer.learning_rate=0.01", *PLAIN)
+
+
+def test_two_processes_train_as_one_does(tmp_path, cache):
+    """Two processes of two devices each, talking over loopback; then one of four devices."""
+    processes = start_two(tmp_path / "two", *SHORT, cache=cache)
+    for process in processes:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    run(tmp_path / "one", *SHORT, cache=cache, devices=4)
+    for found, expected in zip(rows(tmp_path / "two"), rows(tmp_path / "one"), strict=True):
+        # The sums over devices come in another order.
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    states = [flatten(read_state(choose_checkpoint(tmp_path / name, "latest"))) for name in ("two", "one")]
+    for path, leaf in states[1].items():
+        if path.startswith("params"):
+            assert np.linalg.norm(states[0][path] - leaf) < 1e-5 * np.linalg.norm(leaf), path
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_the_others(tmp_path, cache, victim):
+    processes = start_two(tmp_path / "run", *LONG, "training.steps=100000", cache=cache)
+    try:
+        while len(rows(tmp_path / "run")) < 5:
+            for process in processes:
+                assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        processes[victim].kill()
+        killed = time.monotonic()
+        _, err = processes[1 - victim].communicate(timeout=60)
+        assert time.monotonic() - killed < 30
+        assert processes[1 - victim].returncode not in (0, 75)
+        assert "Traceback" not in err
+        assert "Another process of this run is gone" in err
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

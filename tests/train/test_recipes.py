@@ -1,0 +1,191 @@
+"""The recipes in configs/: they load, describe the published models, and say what is wrong with changes to them."""
+
+import difflib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jaxsep.config import Config
+from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep.models.spec import ModelSpec
+from jaxsep.weights import spleeter, twins
+from train.config import load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ROOT = "data.root=/data/tracks"
+# What each recipe trains, whatever it is called.
+PUBLISHED = {
+    "unet_2stems": spleeter.SPECS["spleeter-2stems"],
+    "unet_4stems": spleeter.SPECS["spleeter-4stems"],
+    "unet_5stems": spleeter.SPECS["spleeter-5stems"],
+    "unet_finetune": spleeter.SPECS["spleeter-2stems"],
+    "unet_jansson": twins.SPECS["jansson"],
+    "unet_jansson_log": twins.SPECS["jansson-log"],
+    "unet_classic": twins.SPECS["classic-unet"],
+}
+
+
+def load(name, *overrides):
+    return load_config(CONFIGS / f"{name}.yaml", overrides if name == "smoke" else [ROOT, *overrides])
+
+
+def test_these_are_the_recipes():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PUBLISHED, "smoke"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_model_of_a_recipe_is_the_published_one(name):
+    model = load(name).model
+    named = {"name": model.name, "licence": model.licence, "provenance": model.provenance}
+    assert model == ModelSpec.parse({**PUBLISHED[name].model_dump(), **named}, where="the test")
+    assert model.name == name.replace("_", "-")
+
+
+@pytest.mark.parametrize(("stems", "steps"), [(2, 1_000_000), (4, 1_500_000), (5, 2_500_000)])
+def test_spleeters_recipes_are_those_of_its_configs(stems, steps):
+    """spleeter/configs/*/base_config.json: L1, learning_rate 1e-4, batch_size 4, train_max_steps, T = 512."""
+    config = load(f"unet_{stems}stems")
+    assert [(term.kind, term.weight) for term in config.loss.terms] == [("magnitude_l1", 1.0)]
+    assert (config.optimizer.kind, config.optimizer.learning_rate) == ("adam", 1e-4)
+    assert (config.optimizer.b1, config.optimizer.b2, config.optimizer.eps) == (0.9, 0.999, 1e-8)
+    assert config.optimizer.schedule.kind == "constant" and config.optimizer.schedule.warmup_steps == 0
+    assert (config.training.steps, config.training.batch_size) == (steps, 4)
+    assert config.segment_length == 512 * 1024 + 3 * 1024
+    assert not config.augment.any and config.data.silent == "keep"
+
+
+def test_fine_tuning_starts_from_the_published_weights_and_keeps_their_statistics():
+    config = load("unet_finetune")
+    assert config.init.checkpoint == "spleeter-2stems"
+    assert config.model.config.batch_statistics is False
+    assert config.model.licence == "MIT" and config.model.provenance.startswith("fine-tuned from spleeter-2stems with")
+    assert config.optimizer.learning_rate < 1e-4  # what the weights were trained with
+
+
+def test_fine_tuning_may_rename_stems():
+    assert load("unet_finetune", "model.stems=[guitar,accompaniment]").model.stems == ("guitar", "accompaniment")
+
+
+def test_a_checkpoint_to_start_from_that_is_not_there_is_an_error():
+    with pytest.raises(CheckpointError, match=r"init\.checkpoint of .*unet_finetune\.yaml.*spleeter-2stem"):
+        load("unet_finetune", "init.checkpoint=spleeter-2stem")
+
+
+def test_the_smoke_test_needs_no_data_and_validates_and_saves_twice():
+    config = load("smoke")
+    assert config.data.layout == "synthetic"
+    assert config.training.steps // config.validation.every_steps >= 2
+    assert config.training.steps // config.checkpoints.every_steps >= 2
+
+
+def test_the_others_ask_for_tracks():
+    with pytest.raises(ConfigError, match="data: give 'root', the folder of the tracks"):
+        load_config(CONFIGS / "unet_2stems.yaml")
+
+
+def test_overrides_go_before_what_the_file_says():
+    config = load(
+        "unet_2stems",
+        "training.steps=7",
+        "optimizer.schedule={kind: cosine, steps: 5}",
+        "init=null",
+        "data.stems.accompaniment=[drums, bass]",
+        "model.masks.exponent=1",
+        "validation.patience=3",
+    )
+    assert config.training.steps == 7 and config.training.batch_size == 4
+    assert config.optimizer.schedule.steps == 5
+    assert config.data.stems == {"accompaniment": ("drums", "bass")}
+    assert config.model.masks.exponent == 1.0
+    assert config.validation.patience == 3 and config.init is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.steps", "'training.steps' is no override; give key.path=value"),
+        ("=3", "is no override"),
+        ("training..steps=3", "is no override"),
+        ("training.steps.number=3", "names a key below one that holds a value"),
+        ("training.steps=[1", "is not YAML; quote it"),
+        ("training.steps=many", r"training\.steps: Input should be a valid integer.*\(got 'many'\)"),
+        ("training.steps=0", r"training\.steps: Input should be greater than or equal to 1 \(got 0\)"),
+        ("model.stft=null", "model: family 'unet' works on magnitudes and needs 'stft' and 'masks'"),
+        ("model.config.bins=1000", r"model: .*bins \(= 1000\) must be a multiple of 64"),
+        ("data.stems={drums: [kick]}", "data.stems names 'drums', and the model's stems are vocals, accompaniment"),
+        ("loss.stem_weights=[1]", "There are 1 stem_weights for the stems vocals, accompaniment"),
+        ("optimizer.schedule.kind=plateau", "optimizer.schedule: a schedule of kind 'plateau' needs 'patience'"),
+        ("augment={gain_low: 2}", r"augment: gain_low \(= 2.0\) is above gain_high \(= 1.0\)"),
+    ],
+)
+def test_overrides_that_cannot_be_are_refused_in_one_sentence(override, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        load("unet_2stems", override)
+    sentence = str(raised.value)
+    assert sentence.endswith((".", "?")) and not sentence.endswith(("..", "?.")) and "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "hint"),
+    [
+        ("trainin={steps: 1}", "trainin", "training"),
+        ("optimizer.schedule.kidn=plateau", "optimizer.schedule.kidn", "kind"),
+        ("model.stft.nfft=2048", "model.stft.nfft", "n_fft"),
+        ("model.config.filtres=[8, 16]", "filtres", "filters"),
+        ("init={checkpoint: spleeter-2stems, frehs: []}", "init.frehs", "fresh"),
+        ("loss.terms=[{kind: magnitude_l1, wieght: 2}]", "loss.terms.0.wieght", "weight"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest_at_any_depth(override, key, hint):
+    with pytest.raises(ConfigError) as raised:
+        load("unet_2stems", override)
+    assert str(raised.value).endswith(f"unknown key '{key}'. Did you mean '{hint}'?")
+
+
+class Inner(Config):
+    length: int = 1
+
+
+class Outer(Config):
+    one: Inner = Inner()
+    several: tuple[Inner, ...] = ()
+    perhaps: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"one": {"zzz": 1}}, "one.zzz"),
+        ({"several": [{}, {"zzz": 1}]}, "several.1.zzz"),
+        ({"perhaps": {"zzz": 1}}, "perhaps.zzz"),
+    ],
+)
+def test_keys_that_resemble_none_are_met_with_all_that_there_are_at_their_place(data, key):
+    assert not difflib.get_close_matches("zzz", ["length"])
+    with pytest.raises(ConfigError, match=rf"unknown key '{key}'\. Known: length\.$"):
+        Outer.parse(data, where="the test")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model: [", "is not YAML"),
+        (b"- 1\n- 2", "holds no mapping"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_files_that_are_no_recipes_are_refused(tmp_path, content, message):
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "smoke"])
+def test_a_recipe_is_the_same_after_a_round_trip_through_json(name):
+    config = load(name)
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+    assert yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))) == config.model_dump(mode="json")

@@ -1,0 +1,39 @@
+"""What is said of a compiled step: its communication, against what the step is known to average."""
+
+import jax
+import numpy as np
+from weights.small_models import small_spec, small_variables
+
+from train.tpu_programs import collectives, describe_program
+
+TPU_PROGRAM = """
+  %all-reduce.2 = (f32[2,16]{1,0:T(2,128)S(1)}, bf16[3]{0:T(128)}) all-reduce(%a, %b), channel_id=1, to_apply=%add
+  %get-tuple-element.1 = f32[2,16]{1,0} get-tuple-element(%all-reduce.2), index=0
+  %all-reduce-start.1 = f32[] all-reduce-start(%c), channel_id=2, to_apply=%add
+  %all-reduce-done.1 = f32[] all-reduce-done(%all-reduce-start.1)
+  ROOT %all-gather = pred[8]{0} all-gather(%d), channel_id=3
+"""
+
+
+def test_collectives_are_counted_as_written():
+    assert collectives(TPU_PROGRAM) == {
+        "all-reduce": {"count": 2, "bytes": 4 * 2 * 16 + 2 * 3 + 4},
+        "all-gather": {"count": 1, "bytes": 8},
+    }
+
+
+def test_a_step_on_four_devices_averages_gradients_loss_and_statistics():
+    """Compiled for the CPUs that are there; the sizes are those of the variables."""
+    frozen = small_spec(config={**small_spec().config.model_dump(), "batch_statistics": False})
+    said = describe_program(frozen, jax.devices(), compute_dtype="float32", examples=2)
+    assert (said["devices"], said["hosts"], said["examples_per_device"]) == (4, 1, 2)
+    numbers = {
+        name: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in small_variables(frozen).items()
+    }
+    # And the loss, and that of each of the two stems.
+    averaged = 4 * (numbers["params"] + numbers["batch_stats"] + 1 + 2)
+    assert said["collectives"].keys() == {"all-reduce"}
+    assert said["collectives"]["all-reduce"]["bytes"] == averaged
+    # The state is three times the parameters: themselves and Adam's two averages; audio comes on top.
+    assert said["memory_bytes"]["arguments"] > 3 * 4 * numbers["params"]
+    assert said["flops"] > 0

@@ -1,0 +1,93 @@
+"""What a training step exports for accelerators: XLA's own convolutions, and none of the forms made for CPUs."""
+
+import collections
+import functools
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+
+from jaxsep.models import FAMILIES
+from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
+from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
+from jaxsep.training.state import create_state
+from jaxsep.training.step import train_step
+from jaxsep.weights import spleeter, twins
+
+SPECS = {**spleeter.SPECS, **twins.SPECS}
+# Every published network; those of '16kHz' are the same ones on other bins.
+NAMES = ("spleeter-2stems", "spleeter-4stems", "spleeter-5stems", "jansson", "jansson-log", "classic-unet")
+ACCELERATORS = ("cuda", "tpu")
+EXAMPLES = 4
+
+
+@functools.cache
+def exported(name, form, *, dtype=None, loss=None, clip_norm=None, accumulation=1, ema_decay=None):
+    """The programs of one step at the model's own sizes, as text. Shapes alone go in: nothing is computed."""
+    spec = SPECS[name]
+    model = FAMILIES[spec.family].module(spec.config, form=form, dtype=dtype)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    magnitude = jax.ShapeDtypeStruct((1, spec.config.stride, spec.bins, spec.channels), jnp.float32)
+    variables = jax.eval_shape(partial(model.init, train=False), key, magnitude)
+    optimizer = build_optimizer(OptimizerConfig(clip_norm=clip_norm), variables["params"])
+    state = jax.eval_shape(partial(create_state, optimizer=optimizer, ema=ema_decay is not None), variables)
+    waveform = (spec.chunking.chunk_length, spec.channels)
+    batch = Batch(
+        jax.ShapeDtypeStruct((EXAMPLES, *waveform), jnp.float32),
+        jax.ShapeDtypeStruct((EXAMPLES, len(spec.stems), *waveform), jnp.float32),
+    )
+    step = partial(
+        train_step,
+        loss_fn=partial(objective, model=model, spec=spec, loss=loss or LossConfig(), train=True),
+        optimizer=optimizer,
+        axis_name=None,
+        accumulation=accumulation,
+        ema_decay=ema_decay,
+    )
+    jitted = jax.jit(step, donate_argnums=0)  # one for all platforms: it is traced once
+    return [export.export(jitted, platforms=[platform])(state, batch, key).mlir_module() for platform in ACCELERATORS]
+
+
+def operations(program):
+    """How often each occurs, all but the choice itself: a constant index into one branch."""
+    found = re.findall(r"stablehlo\.(\w+)", program)
+    return collections.Counter(name for name in found if name not in ("case", "return", "constant"))
+
+
+def assert_native(name, **options):
+    for auto, native in zip(exported(name, "auto", **options), exported(name, "native", **options), strict=True):
+        assert operations(auto) == operations(native)
+        assert operations(native)["convolution"] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_exported_for_accelerators_equals_the_native_program(name):
+    assert_native(name)
+
+
+def test_so_does_one_with_accumulation_average_clipping_and_a_loss_on_waveforms():
+    terms = (LossTerm(kind="magnitude_l1"), LossTerm(kind="multi_resolution_stft", weight=0.1))
+    assert_native("spleeter-2stems", loss=LossConfig(terms=terms), clip_norm=1.0, accumulation=2, ema_decay=0.999)
+
+
+def test_the_forms_for_cpus_would_be_seen():
+    for ours, native in zip(exported("jansson", "cpu"), exported("jansson", "native"), strict=True):
+        assert operations(ours) != operations(native)
+
+
+@pytest.mark.parametrize("name", ["spleeter-2stems", "jansson", "classic-unet"])
+def test_in_bfloat16_every_convolution_is_one_and_the_state_stays_float32(name):
+    for narrow, wide in zip(exported(name, "auto", dtype=jnp.bfloat16), exported(name, "native"), strict=True):
+        convolutions = re.findall(r"stablehlo\.convolution.*-> tensor<[\dx]+x(\w+)>", narrow)
+        assert set(convolutions) == {"bf16"}
+        assert len(convolutions) == operations(wide)["convolution"]
+        assert signature(narrow) == signature(wide)
+
+
+def signature(program):
+    """Types of what goes into the program and comes out of it."""
+    (line,) = re.findall(r"func\.func public @main\((.*)", program)
+    return re.findall(r"tensor<(\S+?)>", line)
