@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
 
-.PHONY: demo test test-latest check bench clean
+.PHONY: demo test test-latest check bench bench-tpu clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/python -m jaxsep.demo
@@ -35,6 +35,8 @@ check: $(STAMPS)/dev
 
 bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
+	$(BIN)/python -m jaxsep.compare.training_speed --output bench/training.json
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m jaxsep.compare.training_speed --output bench/training-huge-pages.json
 	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json
 	$(BIN)/python -m jaxsep.compare.song 180 .cache/bench/song.wav
 	$(BIN)/python -m jaxsep.compare.song 3600 .cache/bench/hour.wav
@@ -48,8 +50,13 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 		"jaxsep=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet" \
 		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet --wiener"
 
+# No TPU is needed: libtpu compiles for chips that are described. In an environment of its own, since with libtpu JAX
+# looks for a TPU at every start.
+bench-tpu: .venv-tpu/.complete
+	.venv-tpu/bin/python -m train.tpu_programs --output bench/tpu.json
+
 clean:
-	rm -rf $(VENV) .venv-latest .venv-spleeter .cache demo
+	rm -rf $(VENV) .venv-latest .venv-spleeter .venv-tpu .cache demo
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
@@ -84,4 +91,9 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml constraints.txt
 		|| { echo "Spleeter needs Python 3.11 or older; give one by PYTHON_SPLEETER=path."; exit 1; }
 	$(PYTHON_SPLEETER) -m venv .venv-spleeter
 	.venv-spleeter/bin/python -m pip install --quiet --disable-pip-version-check spleeter==2.4.2
+	touch $@
+
+.venv-tpu/.complete: pyproject.toml
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check --editable .[train,tpu]
 	touch $@

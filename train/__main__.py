@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 # Of sysexits.h, 'try again': the run was told to stop and has saved its state; the same command goes on.
 INTERRUPTED = 75
 FAILED, USAGE = 1, 2
+_GONE = "Another process of this run is gone or failed"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,26 +54,65 @@ def train(
     logging.getLogger("train").setLevel(logging.INFO)
     if coordinator is not None and (processes is None or process is None):
         raise ConfigError("--coordinator goes with --processes and --process.")
-    many = distributed or coordinator is not None
-    if many:
-        from train.parallel import start_processes
+    if distributed or coordinator is not None:
+        arguments = (config, overrides or [], workdir, check)
+        raise typer.Exit(_supervised(lambda: _one_of_many(coordinator, processes, process, *arguments)))
+    raise typer.Exit(_told(lambda: _train(config, overrides or [], workdir, check)))
 
-        start_processes(coordinator, processes, process)
+
+def _told(work: Callable[[], int]) -> int:
+    """Returns the exit status of the work; errors are one sentence."""
     try:
-        status = _train(config, overrides or [], workdir, check)
+        return work()
     except JaxsepError as error:
         print(f"train: {error}", file=sys.stderr)
-        status = USAGE if isinstance(error, ConfigError) else FAILED
+        return USAGE if isinstance(error, ConfigError) else FAILED
+
+
+def _one_of_many(coordinator: str | None, processes: int | None, process: int | None, *arguments: Any) -> int:
+    """Trains together with other processes."""
+    from train.parallel import start_processes
+
+    def work() -> int:
+        start_processes(coordinator, processes, process)
+        return _train(*arguments)
+
+    try:
+        status = _told(work)
     except Exception as error:
-        if not many:
-            raise
-        print(f"train: Another process of this run is gone or failed ({_first_line(error)}).", file=sys.stderr)
+        print(f"train: {_GONE} ({_first_line(error)}).", file=sys.stderr)
         status = FAILED
-    if many and status not in (0, INTERRUPTED):
-        # The others must not wait for this one, nor this one at exit for those that are gone.
+    if status not in (0, INTERRUPTED):
+        # The others must not wait for this one, nor this one at its exit for those that are gone.
         sys.stderr.flush()
         os._exit(status)
-    raise typer.Exit(status)
+    return status
+
+
+def _supervised(work: Callable[[], int]) -> int:
+    """Does the work in a child, and tells what became of it.
+
+    Where the coordinator is gone, JAX's service may abort a process before that process can say a word.
+    """
+    held, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+
+        def end_with_the_parent() -> None:
+            os.read(held, 1)
+            os._exit(FAILED)
+
+        threading.Thread(target=end_with_the_parent, daemon=True).start()
+        sys.exit(work())
+    os.close(held)
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child too
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        print(f"train: {_GONE} (this one was ended by {signal.Signals(-status).name}).", file=sys.stderr)
+        return FAILED
+    return status
 
 
 def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:

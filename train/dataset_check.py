@@ -152,7 +152,7 @@ def _look(recording: Recording, config: RunConfig, thorough: bool) -> Levels | s
             if not np.isfinite(audio).all():
                 raise AudioError(f"The track '{recording.name}' holds NaN or infinity.")
             levels.add(audio)
-    except (AudioError, OSError) as error:
+    except AudioError as error:
         if config.data.corrupt == "substitute":
             return str(error)
         raise ConfigError(

@@ -116,7 +116,7 @@ class Pipeline:
         return iterator
 
     def batch(self, step: int) -> Examples:
-        """Returns this host's share of a batch: neighbours, so that devices get the same examples for all numbers of hosts.
+        """Returns this host's share of a batch: neighbours, so that devices have the same for any number of hosts.
 
         Args:
             step: Steps that were made before.
@@ -231,7 +231,7 @@ class Pipeline:
         """Tells once of a track that cannot be read, where others are to be taken in its place."""
         try:
             yield
-        except (AudioError, OSError) as error:
+        except AudioError as error:
             told = str(error).removesuffix(".")
             if self._config.data.corrupt == "stop":
                 raise AudioError(

@@ -68,6 +68,7 @@ def start_processes(coordinator: str | None, processes: int | None, process: int
     Raises:
         ConfigError: They do not find each other.
     """
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is the run's own affair
     try:
         jax.distributed.initialize(
             coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=120

@@ -127,7 +127,11 @@ class PreparedRecording(Recording):
         Raises:
             AudioError: It is not what was written.
         """
-        if file_sha256(self.path) != self._entry.sha256:
+        try:
+            found = file_sha256(self.path)
+        except OSError as error:
+            raise AudioError(f"{self.path} cannot be read: {error.strerror}; prepare the data again.") from None
+        if found != self._entry.sha256:
             raise AudioError(f"{self.path} is not what was written (its sha256 differs); prepare the data again.")
 
     def _records(self, numbers: Sequence[int]) -> list[bytes]:

@@ -118,22 +118,33 @@ class AudioFile:
         wanted = min(len(out), self.length - start)
         if wanted <= 0:
             return
+        try:
+            filled = self._decode_into(out[:wanted], start)
+        except OSError as error:
+            raise AudioError(f"{self.path} cannot be read: {error.strerror or error}.") from None
+        tolerance = _TOLERANCE_SECONDS * self.info.sample_rate
+        if filled < wanted and start + filled < self.length - tolerance:
+            rate = self.info.sample_rate
+            raise AudioError(f"{self.path} ends at {(start + filled) / rate:.3f} s, before {self.length / rate:.3f} s.")
+
+    def _decode_into(self, out: np.ndarray, start: int) -> int:
+        """Returns how much of it there was."""
         rate, filled = self.info.sample_rate, 0
         with AudioReader(
-            self.path, offset_seconds=start / rate, duration_seconds=wanted / rate, stream=self.stream
+            self.path, offset_seconds=start / rate, duration_seconds=len(out) / rate, stream=self.stream
         ) as reader:
             warned = reader.warning
             try:
-                for block in reader.blocks(wanted):
+                for block in reader.blocks(len(out)):
                     out[filled : filled + len(block)] = block
                     filled += len(block)
             except AudioError:
-                if start + _TOLERANCE_SECONDS * rate < self.length or reader.info.frames is not None:
+                # A stated length may reach a little beyond the last sample.
+                if reader.info.frames is not None or start + _TOLERANCE_SECONDS * rate < self.length:
                     raise
             if reader.warning not in (None, warned):
                 raise AudioError(str(reader.warning))
-        if filled < wanted and start + filled < self.length - _TOLERANCE_SECONDS * rate:
-            raise AudioError(f"{self.path} ends at {(start + filled) / rate:.3f} s, before {self.length / rate:.3f} s.")
+        return filled
 
 
 class FileRecording(Recording):

@@ -70,9 +70,8 @@ def test_the_gains_of_bins_of_two_filtered_noises_are_their_shares_of_power():
     frequencies = np.arange(SMALL.n_fft // 2 + 1) / SMALL.n_fft
     power = 1 / np.abs(1 - pole * np.exp(-2j * np.pi * frequencies)) ** 2
     gains = fit_bin_gains([song_of(white, coloured)], SMALL)
-    # Two times 3100 frames of independent noise: means of power to within 2 %, three times over; the first bins see the
-    # coloured noise through a window as wide as they are.
-    np.testing.assert_allclose(gains[1, 2:], (power / (1 + power))[2:], atol=0.06)
+    # Means over 3100 overlapping frames of two channels, which for three other seeds are off by 0.02 at most.
+    np.testing.assert_allclose(gains[1], power / (1 + power), atol=0.04)
     np.testing.assert_allclose(gains.sum(axis=0), 1, rtol=1e-12)  # the sources are all that there is
 
 

@@ -158,11 +158,10 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
     saved(tmp_path, {7: None})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with Checkpoints(tmp_path, CheckpointsConfig()) as checkpoints:
-        checkpoints.save(state_at(8), RECORD, score=None)
         with pytest.raises(
             CheckpointError, match=r"it takes \d+ MB, and 0 MB are free on the disk; the last one is of"
         ):
-            checkpoints.wait()
+            checkpoints.save(state_at(8), RECORD, score=None)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["7"]
 
 
