@@ -9,14 +9,16 @@ BIN := $(VENV)/bin
 # torch is pinned in constraints.txt: without a pin it is a CUDA build of several gigabytes.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
+# Two at a time: JAX uses more than one core at times, and the tests' memory is that of the largest model for each.
+PYTEST_OPTIONS ?= --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-latest check bench bench-tpu clean
+.PHONY: demo test test-latest check bench bench-train bench-tpu clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/python -m jaxsep.demo
 
 test: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 # The suite's core on a newer Python with the newest of every package that we depend on. Not in CI: it tells in time
 # what the next releases will break. Comparisons with other people's packages are left to `make test`.
@@ -26,7 +28,7 @@ test-latest: .cache/weights/.complete
 	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--upgrade --upgrade-strategy eager --editable .[test]
 	.venv-latest/bin/python -c "import sys, jax, flax, numpy; print('Python', sys.version.split()[0], 'jax', jax.__version__, 'flax', flax.__version__, 'numpy', numpy.__version__)"
-	.venv-latest/bin/python -m pytest --ignore tests/parity --ignore tests/fuzz
+	.venv-latest/bin/python -m pytest $(PYTEST_OPTIONS) --ignore tests/parity --ignore tests/fuzz
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff format --check .
@@ -54,6 +56,21 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 # looks for a TPU at every start.
 bench-tpu: .venv-tpu/.complete
 	.venv-tpu/bin/python -m train.tpu_programs --output bench/tpu.json
+
+# Four songs of real guitars in stems, CC BY-SA: used from Debian's package, never committed.
+bench-train: $(STAMPS)/dev .cache/muldjord/.complete
+	$(BIN)/python -m train.prepare .cache/muldjord/songs .cache/muldjord/prepared --validation-track internal_degeneration --overwrite
+	$(BIN)/python -m train configs/bench_guitar.yaml --workdir .cache/bench/guitar data.root=.cache/muldjord/prepared
+	$(BIN)/python -m train.bench_guitar .cache/muldjord/songs --held-out internal_degeneration \
+		--run trained=.cache/bench/guitar --output bench/guitar.json
+
+.cache/muldjord/.complete:
+	rm -rf .cache/muldjord && mkdir -p .cache/muldjord/songs
+	cd .cache/muldjord && apt-get download fretsonfire-songs-muldjord && dpkg-deb -x fretsonfire-songs-muldjord_*.deb unpacked
+	for song in .cache/muldjord/unpacked/usr/share/games/fretsonfire/data/songs/muldjord/*/; do \
+		mkdir .cache/muldjord/songs/$$(basename $$song) && cp $$song/guitar.ogg $$song/song.ogg .cache/muldjord/songs/$$(basename $$song); \
+	done
+	touch $@
 
 clean:
 	rm -rf $(VENV) .venv-latest .venv-spleeter .venv-tpu .cache demo

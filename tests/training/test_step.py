@@ -12,11 +12,13 @@ from weights.small_models import small_spec, small_variables
 
 from jaxsep.compare.reference import unet as reference
 from jaxsep.errors import ConfigError
+from jaxsep.models import FAMILIES
 from jaxsep.models.unet import UNet
 from jaxsep.training.objective import Batch, LossConfig, objective
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.training.step import train_step
+from jaxsep.weights.twins import SPECS
 from train.parallel import AXIS, check_batch_size, replicate_step, shard
 
 # Without dropout: its masks depend on how the batch is divided. In the native form: the question is the step.
@@ -64,6 +66,43 @@ def assert_close(found, expected, tolerance):
         other = dict(jax.tree_util.tree_leaves_with_path(found))[path]
         error = np.linalg.norm(np.asarray(other) - leaf) / np.linalg.norm(leaf)
         assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.2e}"
+
+
+@pytest.mark.parametrize("family", ["jansson", "classic_unet"])
+def test_four_devices_train_other_families_as_one_does(family):
+    """Ten Adam steps with the same global batch."""
+    form = {"jansson": "jansson", "classic_unet": "classic-unet"}[family]
+    shape = {"n_sources": 2, "channels": 2, "bins": 16, "filters": (4, 6), "dropout": 0.0}
+    config = SPECS[form].config.model_dump() | {key: value for key, value in shape.items() if key != "dropout"}
+    config |= {"dropout": 0.0} if family == "jansson" else {}
+    spec = small_spec(family=family, config=config, masks={"kind": "direct"})
+    states = []
+    for devices in (None, 4):
+        model = FAMILIES[family].module(spec.config, form="native", axis_name=AXIS if devices else None)
+        variables = drawn(model)
+        optimizer = build_optimizer(OptimizerConfig(learning_rate=1e-4), variables["params"])
+        loss_fn = partial(objective, model=model, spec=spec, loss=LossConfig(), train=True)
+        step = partial(train_step, loss_fn=loss_fn, optimizer=optimizer)
+        step = replicate_step(step) if devices else jax.jit(partial(step, axis_name=None))
+        states.append(run(step, create_state(variables, optimizer, ema=False), 10, devices=devices)[0])
+    for part in ("params", "batch_stats"):
+        # As for the U-Net.
+        assert_close(getattr(states[1], part), getattr(states[0], part), 1e-5)
+
+
+def drawn(model):
+    """Random parameters that no leaf of is nearly zero, and the statistics of a start."""
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 16, 2)), train=False))
+    rng = np.random.default_rng(0)
+    constants = {"mean": 0.0, "var": 1.0}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            np.full(leaf.shape, constants[path[-1].key], np.float32)
+            if path[-1].key in constants
+            else rng.standard_normal(leaf.shape).astype(np.float32)
+        ),
+        shapes,
+    )
 
 
 def test_four_devices_train_as_one_does():

@@ -1,0 +1,115 @@
+"""The loop by itself: what ends a run, what it leaves behind, and whose workdir it is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from train_runs import PLAIN, SMOKE, rows
+
+from jaxsep.errors import ConfigError, JaxsepError
+from jaxsep.weights.runs import read_state, saved_steps
+from train.config import load_config
+from train.loop import run
+from train.tracks import find_tracks
+from train.workdir import open_workdir
+
+
+def config_of(*overrides):
+    return load_config(SMOKE, [*PLAIN, "training.steps=6", *overrides])
+
+
+def train(workdir, *overrides, **options):
+    config = config_of(*overrides)
+    with open_workdir(workdir, config):
+        return run(config, workdir, find_tracks(config.data, config.model), **options)
+
+
+def test_a_step_that_is_not_finite_ends_the_run_and_leaves_its_batch(tmp_path):
+    """A rate at which the second step's numbers overflow."""
+    with pytest.raises(
+        JaxsepError, match=r"^Step (\d) is not finite: loss .*synthetic .* at \d+\.\d{3} s.* lower the"
+    ) as told:
+        train(tmp_path / "run", "optimizer.kind=sgd", "optimizer.learning_rate=1.0e+30", "checkpoints.every_steps=1")
+    (dumped,) = (tmp_path / "run").glob("not-finite-*.npz")
+    assert str(dumped) in str(told.value)
+    step = int(dumped.name.split("-")[2])
+    config = config_of()
+    with np.load(dumped) as arrays:
+        assert arrays["sources"].shape == (4, 2, config.segment_length, 2)
+        assert arrays["index"].tolist() == [4 * (step - 1) + place for place in range(4)]
+        assert np.isfinite(arrays["sources"]).all()
+    # Nothing of that step, nor of one after it, was written down or saved.
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, step))
+    assert max(saved_steps(tmp_path / "run")) == step - 1
+    state = read_state(tmp_path / "run" / "checkpoints" / str(step - 1), ("params",))
+    assert state["params"]
+
+
+def test_a_run_ends_when_its_score_has_not_risen_for_its_patience(tmp_path):
+    """At a rate of nearly nothing, no validation is better than the first, and three are made."""
+    patient = ("validation.every_steps=1", "validation.seconds=1.0", "validation.patience=2")
+    outcome = train(tmp_path / "run", "optimizer.kind=sgd", "optimizer.learning_rate=1.0e-30", *patient)
+    assert outcome.step == 3
+    assert not outcome.interrupted
+    scores = [row["validation"]["sdr"] for row in rows(tmp_path / "run") if "validation" in row]
+    assert outcome.score == max(scores)
+    # Asked again, it has nothing left to do.
+    assert train(tmp_path / "run", "optimizer.kind=sgd", "optimizer.learning_rate=1.0e-30", *patient).step == 3
+
+
+def test_a_plateau_lowers_the_learning_rate_of_the_steps_that_follow(tmp_path):
+    schedule = "optimizer.schedule={kind: plateau, patience: 1, decay_rate: 0.5}"
+    train(
+        tmp_path / "run", "optimizer.kind=sgd", "optimizer.learning_rate=1.0e-30", schedule,
+        "validation.every_steps=2", "validation.seconds=1.0",
+    )  # fmt: skip
+    rates = {row["step"]: row["learning_rate"] for row in rows(tmp_path / "run") if "loss" in row}
+    assert rates == pytest.approx({1: 1e-30, 2: 1e-30, 3: 1e-30, 4: 1e-30, 5: 0.5e-30, 6: 0.5e-30}, rel=1e-6)
+
+
+def test_an_average_of_parameters_is_what_is_validated_and_saved(tmp_path):
+    train(tmp_path / "run", "training.ema_decay=0.9")
+    state = read_state(tmp_path / "run" / "checkpoints" / "6")
+    kernels = [state[part]["source_0"]["encoder_0"]["conv"]["kernel"] for part in ("params", "ema_params")]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0
+
+
+def test_more_steps_can_be_asked_of_a_run_that_is_done(tmp_path):
+    train(tmp_path / "run")
+    assert train(tmp_path / "run", "training.steps=8").step == 8
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 9))
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+    train(tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(ConfigError, match=r"another config \(optimizer.learning_rate, training.seed\); give another"):
+        train(tmp_path / "run", "optimizer.learning_rate=0.1", "training.seed=1")
+    assert (tmp_path / "run" / "config.json").read_text() == before
+    assert json.loads(before)["training"]["seed"] == 0
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("chapter one")
+    with pytest.raises(ConfigError, match="holds something that is no run of jaxsep's"):
+        train(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+    with open_workdir(tmp_path / "run", config_of()):
+        with pytest.raises(ConfigError, match="Another process is training in"):
+            train(tmp_path / "run")
+
+
+def test_a_workdir_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/run cannot be written: Not a directory\.$"):
+        train(Path(tmp_path / "file" / "run"))
+
+
+def test_a_batch_that_devices_cannot_share_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="A batch of 6 does not fall into equal parts for 4 devices"):
+        train(tmp_path / "run", "training.batch_size=6")
+    assert not (tmp_path / "run" / "checkpoints").exists()
