@@ -34,7 +34,7 @@ def train(
     workdir: Annotated[
         Path, typer.Option(help="Where the run leaves what it leaves; where it is there already, it goes on.")
     ] = ...,  # type: ignore[assignment]
-    check: Annotated[bool, typer.Option("--check", help="Look at config and tracks, and end.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Look at config and every sample, and end.")] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="One of several processes; the cluster tells which.")
     ] = False,
@@ -52,8 +52,8 @@ def train(
     """
     logging.basicConfig(level=logging.WARNING, format="train: %(message)s", stream=sys.stderr)
     logging.getLogger("train").setLevel(logging.INFO)
-    if coordinator is not None and (processes is None or process is None):
-        raise ConfigError("--coordinator goes with --processes and --process.")
+    if coordinator is not None and (processes is None or process is None or process >= processes):
+        raise typer.BadParameter("give --processes, and --process below it", param_hint="--coordinator")
     if distributed or coordinator is not None:
         arguments = (config, overrides or [], workdir, check)
         raise typer.Exit(_supervised(lambda: _one_of_many(coordinator, processes, process, *arguments)))
@@ -131,7 +131,7 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     use_compilation_cache()
     first = jax.process_index() == 0
     tracks = find_tracks(config.data, config.model)
-    report = check_tracks(tracks, config)
+    report = check_tracks(tracks, config, thorough=check)
     if first:
         _print_check(report)
     if check:

@@ -99,6 +99,8 @@ class Checkpoints:
                 temporary.mkdir()
             # Called here and not in the thread: Orbax first has all processes agree, by way of the devices.
             written = ocp.save_async(temporary / runs.STATE, unflatten(arrays))
+        except jax.errors.JaxRuntimeError:  # another process is gone
+            raise
         except Exception as error:  # Orbax and TensorStore have no common class
             raise self._not_written(step, error) from None
         self._pending = self._thread.submit(
@@ -165,6 +167,8 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
             self._delete_old()
+        except jax.errors.JaxRuntimeError:
+            raise
         except Exception as error:
             raise self._not_written(step, error) from None
 

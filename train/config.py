@@ -248,7 +248,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises:
         ConfigError: One sentence: the file or an override cannot be read, or a value is not allowed.
-        CheckpointError: What the run starts from is not there.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -293,7 +292,7 @@ def _with_model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
         try:
             started_from = read_spec(resolve(init["checkpoint"]))
         except CheckpointError as error:
-            raise CheckpointError(f"init.checkpoint of {path}: {error}") from None
+            raise ConfigError(f"init.checkpoint of {path}: {error}") from None
         model = _merged(started_from.model_dump(), {"name": path.stem, "provenance": None, **model})
         if model["provenance"] is None:
             model["provenance"] = f"fine-tuned from {started_from.name} with jaxsep {__version__}"

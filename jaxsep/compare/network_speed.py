@@ -98,7 +98,7 @@ def measure_forward(
             _LOG.info("batch %d: %.2f times as fast as PyTorch", batch, rows[-1]["times_as_fast_as_pytorch"])
     peak = max(peaks)
     for row in rows:
-        row["fraction_ofmatrix_peak"] = row["gflops_per_second"] / peak
+        row["fraction_of_matrix_peak"] = row["gflops_per_second"] / peak
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.orig_argv),

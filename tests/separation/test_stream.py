@@ -293,5 +293,5 @@ def test_memory_does_not_grow_with_the_track(gains_model, tmp_path):
         separate_file(path, tmp_path / "out", separator=separator, config=OutputConfig(residual=True))
         held[seconds] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    # A track of 200 s is 70 MB as float32; half a megabyte is room for what Python itself allocates.
-    assert held[200] < held[20] + 500_000, held
+    # A track of 200 s is 70 MB as float32; two megabytes are room for blocks that wait between threads, more or fewer.
+    assert held[200] < held[20] + 2_000_000, held

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from train_runs import PLAIN, SMOKE, rows
@@ -13,6 +14,15 @@ from train.config import load_config
 from train.loop import run
 from train.tracks import find_tracks
 from train.workdir import open_workdir
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_each_program_once(tmp_path_factory):
+    """Every run compiles its step anew; most of them are the same."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def config_of(*overrides):
@@ -47,8 +57,13 @@ def test_a_step_that_is_not_finite_ends_the_run_and_leaves_its_batch(tmp_path):
 
 
 def test_a_run_ends_when_its_score_has_not_risen_for_its_patience(tmp_path):
-    """At a rate of nearly nothing, no validation is better than the first, and three are made."""
-    patient = ("validation.every_steps=1", "validation.seconds=1.0", "validation.patience=2")
+    """Where nothing changes, no validation is better than the first, and three are made."""
+    patient = (
+        "model.config.batch_statistics=false",
+        "validation.every_steps=1",
+        "validation.seconds=1.0",
+        "validation.patience=2",
+    )
     outcome = train(tmp_path / "run", "optimizer.kind=sgd", "optimizer.learning_rate=1.0e-30", *patient)
     assert outcome.step == 3
     assert not outcome.interrupted

@@ -119,8 +119,14 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence_before_anything_is_writ
     )
 
 
+def test_a_process_that_does_not_say_which_it_is_is_a_usage_error(tmp_path, cache):
+    options = ("--coordinator", "localhost:1", "--processes", "2")
+    _, err = run(tmp_path / "run", cache=cache, options=options, status=2)
+    assert "give --processes, and --process below it" in " ".join(err.replace("│", " ").split())
+
+
 def test_check_looks_and_leaves_nothing(tmp_path, cache):
     command = [sys.executable, "-m", "train", str(SMOKE), "--workdir", str(tmp_path / "run"), "--check"]
     result = subprocess.run(command, cwd=ROOT, env=environment(cache), capture_output=True, text=True, check=True)
-    assert "train" in result.stdout and "validation" in result.stdout
+    assert "read: every sample" in result.stdout
     assert os.listdir(tmp_path) == []
