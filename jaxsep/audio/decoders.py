@@ -257,7 +257,9 @@ class _Container:
         # a playlist in disguise opens no other file and no network connection. PyAV keeps FFmpeg's log off by itself.
         self._file: BinaryIO = open(path, "rb")
         try:
-            self._container = av.open(self._file, metadata_errors="replace", options={"protocol_whitelist": "none"})
+            # From version 19 on, PyAV escapes what is not UTF-8 in tags by itself; clean_tags takes the escapes out.
+            tags = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+            self._container = av.open(self._file, options={"protocol_whitelist": "none"}, **tags)
         except (av.error.FFmpegError, ValueError, OSError):
             self._file.close()
             raise AudioError(

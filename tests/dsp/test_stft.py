@@ -145,6 +145,11 @@ def test_istft_inverts_stft_for_every_length(length, shape, convention, normaliz
         length = max(length, config.n_fft // 2 + 1)
     audio = music_like(length)
     restored = np.asarray(istft(stft(jnp.asarray(audio), config), config, length=length))
+    if convention == "torch" and 2 * config.hop_length > config.n_fft:
+        # Half a hop after the centre of the last frame, nothing but the end of one window is left, or nothing at all:
+        # torch.istft refuses such lengths.
+        sound = length // config.hop_length * config.hop_length + config.hop_length // 2
+        audio, restored = audio[:sound], restored[:sound]
     # 'torch' divides the last samples by the rising flank of one squared window: rounding there is magnified up to
     # (1 / 0.146) for windows at 75 % overlap. At 25 %, both divide by a squared window of 0.021 in places.
     assert np.abs(restored - audio).max() < 2e-5
