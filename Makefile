@@ -36,6 +36,7 @@ check: $(STAMPS)/dev
 	$(BIN)/mypy
 
 bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
+	@command -v ffmpeg > /dev/null || { echo "Spleeter needs ffmpeg on the PATH, and ends with status 0 without."; exit 1; }
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
 	$(BIN)/python -m jaxsep.compare.training_speed --output bench/training.json
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m jaxsep.compare.training_speed --output bench/training-huge-pages.json
