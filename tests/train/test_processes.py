@@ -58,7 +58,9 @@ def test_two_processes_train_as_one_does(tmp_path, cache):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_others(tmp_path, cache, victim):
-    processes = start_two(tmp_path / "run", *SHORT, "training.steps=100000", cache=cache)
+    processes = start_two(
+        tmp_path / "run", *SHORT, "training.steps=100000", "checkpoints.every_steps=100000", cache=cache
+    )
     try:
         while len(rows(tmp_path / "run")) < 5:
             for process in processes:
