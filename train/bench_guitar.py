@@ -30,8 +30,8 @@ from jaxsep.typing import HostSourceWaveform
 from train.config import DataConfig
 from train.tracks import Track, find_tracks
 
-# What is scored of the held-out song, in seconds. Of all of it museval's numbers are no use: the ideal mask's SAR is 0 dB
-# there, like all others, since the equations for so long a band-limited song are close to singular.
+# What is scored of the held-out song, in seconds. Of all of it museval's numbers are no use: all SARs are 0 dB,
+# the ideal mask's too, since the equations for so long a band-limited song are close to singular.
 _START_SECONDS, _SCORED_SECONDS = 60, 30
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
