@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from jaxsep.cli import convert, env, info, models, separate
+from jaxsep.cli import compare, convert, env, info, models, separate
 from jaxsep.cli.interrupt import end_at_once, end_on_signals
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.version import __version__
@@ -55,6 +55,9 @@ models_app = typer.Typer(cls=_ListByDefault, help="List the published models, or
 models_app.command("list")(_with_exit_status(models.list_catalogue))
 models_app.command("pull")(_with_exit_status(models.pull))
 app.add_typer(models_app, name="models")
+compare_app = typer.Typer(no_args_is_help=True, help="Compare frameworks on the same network and weights.")
+compare_app.command("speed")(_with_exit_status(compare.speed))
+app.add_typer(compare_app, name="compare")
 for subcommand in (info.info, convert.convert, env.env):
     app.command(subcommand.__name__)(_with_exit_status(subcommand))
 

@@ -1,0 +1,262 @@
+"""The same network in JAX, PyTorch and TensorFlow behind one face, for measurements. Each is imported when it is built.
+
+What is measured with them is in speed.py and speed_leg.py.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxsep.errors import ConfigError
+from jaxsep.models.spec import ModelSpec
+from jaxsep.typing import Variables
+
+# By family: the module of its twin, and what builds it from a config. All have `load_variables(twin, variables)`.
+PYTORCH_TWINS = {
+    "unet": ("unet", "UNet"),
+    "jansson": ("jansson", "JanssonUNet"),
+    "classic_unet": ("classic_unet", "ClassicUNet"),
+}
+TENSORFLOW_TWINS = {"unet": ("unet_keras", "build_unet")}
+
+# Spleeter's.
+LEARNING_RATE = 1e-4
+
+Inputs = np.ndarray
+# Makes the call or the step once, and returns when its result is in host memory.
+Call = Callable[[], Any]
+
+
+class Framework(Protocol):
+    """A framework with the network built in it.
+
+    Calls take what the network maps, magnitudes (batch, frame, freq, channel) or waveforms (batch, time, channel), from
+    host memory, and end when the estimates, or the loss and the updated parameters, are computed.
+    """
+
+    def inference(self, mixture: Inputs) -> tuple[Call, Call]:
+        """Returns what compiles (and does nothing where there is no such thing), and what estimates the sources."""
+        ...
+
+    def training(self, mixture: Inputs, sources: Inputs) -> tuple[Call, Call]:
+        """Returns what compiles, and what makes a step of Adam on the mean absolute error and returns the loss."""
+        ...
+
+    def device_memory_bytes(self) -> int | None:
+        """Returns the most that the device has held; None where it does not tell, as CPUs do not."""
+        ...
+
+
+class Jax:
+    """Ours, under `jax.jit`."""
+
+    def __init__(self, spec: ModelSpec, variables: Variables, threads: int) -> None:
+        """Places the weights; XLA takes as many threads as the process may use processors."""
+        import jax
+
+        from jaxsep.models import FAMILIES
+
+        self._module = FAMILIES[spec.family].module(spec.config)
+        self._variables = jax.device_put(variables)
+
+    def inference(self, mixture: Inputs) -> tuple[Call, Call]:
+        """See `Framework`."""
+        import jax
+
+        apply = jax.jit(lambda variables, inputs: self._module.apply(variables, inputs, train=False))
+        return _compiled(apply, lambda call: np.asarray(call(self._variables, mixture)), (self._variables, mixture))
+
+    def training(self, mixture: Inputs, sources: Inputs) -> tuple[Call, Call]:
+        """See `Framework`."""
+        import jax
+        import jax.numpy as jnp
+
+        from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
+
+        optimizer = build_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE), self._variables["params"])
+        # Copies, because the step overwrites them.
+        params, statistics = jax.tree.map(
+            jnp.array, (self._variables["params"], self._variables.get("batch_stats", {}))
+        )
+        state = (params, statistics, optimizer.init(params), jax.random.key(1))
+
+        def step(state: Any, mixture: Any, sources: Any) -> Any:
+            params, statistics, moments, key = state
+            key, dropout = jax.random.split(key)
+
+            def loss(params: Variables) -> Any:
+                estimates, updated = self._module.apply(
+                    {"params": params, **({"batch_stats": statistics} if statistics else {})},
+                    mixture,
+                    train=True,
+                    rngs={"dropout": dropout},
+                    mutable=["batch_stats"],
+                )
+                return jnp.abs(estimates - sources).mean(), updated.get("batch_stats", statistics)
+
+            (value, statistics), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            updates, moments = optimizer.update(gradients, moments, params)
+            params = jax.tree.map(jnp.add, params, updates)
+            return (params, statistics, moments, key), value
+
+        def make(call: Any) -> float:
+            nonlocal state
+            state, value = call(state, mixture, sources)
+            return float(jax.block_until_ready((value, state))[0])
+
+        return _compiled(jax.jit(step, donate_argnums=0), make, (state, mixture, sources))
+
+    def device_memory_bytes(self) -> int | None:
+        """See `Framework`."""
+        import jax
+
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def _compiled(function: Any, use: Callable[[Any], Any], arguments: tuple[Any, ...]) -> tuple[Call, Call]:
+    compiled: list[Any] = []
+    return lambda: compiled.append(function.lower(*arguments).compile()), lambda: use(compiled[0])
+
+
+class PyTorch:
+    """The PyTorch twin, channels last in memory, eager or under `torch.compile`."""
+
+    def __init__(self, spec: ModelSpec, variables: Variables, threads: int, *, compiled: bool = False) -> None:
+        """Builds the twin and copies the weights."""
+        import torch
+
+        torch.set_num_threads(threads)
+        reference, build = _twin(PYTORCH_TWINS, spec, "PyTorch")
+        network = build(spec.config)
+        reference.load_variables(network, variables)
+        if spec.stft is not None:
+            network = network.to(memory_format=torch.channels_last)
+        self._network = network
+        self._call = torch.compile(network) if compiled else network
+
+    def inference(self, mixture: Inputs) -> tuple[Call, Call]:
+        """See `Framework`."""
+        import torch
+
+        inputs = self._inputs(mixture)
+        self._network.eval()
+
+        def estimate() -> np.ndarray:
+            with torch.inference_mode():
+                return self._call(inputs).movedim(2, -1).numpy()
+
+        return _nothing, estimate
+
+    def training(self, mixture: Inputs, sources: Inputs) -> tuple[Call, Call]:
+        """See `Framework`."""
+        import torch
+
+        inputs, targets = self._inputs(mixture), torch.from_numpy(sources).movedim(-1, 2)
+        self._network.train()
+        # The fastest of torch's three forms of Adam.
+        optimizer = torch.optim.Adam(self._network.parameters(), lr=LEARNING_RATE, fused=True)
+
+        def step() -> float:
+            optimizer.zero_grad(set_to_none=True)
+            loss = (self._call(inputs) - targets).abs().mean()
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return _nothing, step
+
+    def device_memory_bytes(self) -> int | None:
+        """See `Framework`: the twin runs on the CPU."""
+        return None
+
+    def _inputs(self, mixture: Inputs) -> Any:
+        """A view of the same memory, channels second in shape and last in memory: no copy is timed."""
+        import torch
+
+        return torch.from_numpy(mixture).movedim(-1, 1)
+
+
+class TensorFlow:
+    """The Keras twin on TensorFlow, eager or under `tf.function`."""
+
+    def __init__(self, spec: ModelSpec, variables: Variables, threads: int, *, compiled: bool = False) -> None:
+        """Builds the twin and copies the weights."""
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        reference, build = _twin(TENSORFLOW_TWINS, spec, "TensorFlow")
+        self._network = build(spec.config)
+        reference.load_variables(self._network, variables)
+        self._wrap = tf.function if compiled else (lambda function: function)
+
+    def inference(self, mixture: Inputs) -> tuple[Call, Call]:
+        """See `Framework`."""
+        import tensorflow as tf
+
+        inputs = tf.constant(mixture)
+        call = self._wrap(lambda magnitude: self._network(magnitude, training=False))
+        return _nothing, lambda: call(inputs).numpy()
+
+    def training(self, mixture: Inputs, sources: Inputs) -> tuple[Call, Call]:
+        """See `Framework`."""
+        import keras
+        import tensorflow as tf
+
+        inputs, targets = tf.constant(mixture), tf.constant(sources)
+        # optax's and torch's epsilon, which Keras has ten times as large.
+        optimizer = keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8)
+        optimizer.build(self._network.trainable_variables)
+
+        def step(inputs: Any, targets: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.abs(self._network(inputs, training=True) - targets))
+            variables = self._network.trainable_variables
+            optimizer.apply_gradients(
+                zip(tape.gradient(loss, [variable.value for variable in variables]), variables, strict=True)
+            )
+            return loss
+
+        call = self._wrap(step)
+        return _nothing, lambda: float(call(inputs, targets))
+
+    def device_memory_bytes(self) -> int | None:
+        """See `Framework`: the twin runs on the CPU."""
+        return None
+
+
+# What is compared, by the names that reports give it, in their order: the module that is imported, and what builds it.
+FRAMEWORKS: dict[str, tuple[str, Callable[[ModelSpec, Variables, int], Framework]]] = {
+    "jax": ("jax", Jax),
+    "torch": ("torch", PyTorch),
+    "torch-compile": ("torch", lambda spec, variables, threads: PyTorch(spec, variables, threads, compiled=True)),
+    "tensorflow": ("tensorflow", TensorFlow),
+    "tensorflow-function": (
+        "tensorflow",
+        lambda spec, variables, threads: TensorFlow(spec, variables, threads, compiled=True),
+    ),
+}
+
+
+def processors() -> int:
+    """Returns how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _twin(twins: dict[str, tuple[str, str]], spec: ModelSpec, framework: str) -> tuple[Any, Callable[[Any], Any]]:
+    """Returns the module of a family's twin and what builds it.
+
+    Raises:
+        ConfigError: The family has no twin in that framework.
+    """
+    if spec.family not in twins:
+        raise ConfigError(f"The family '{spec.family}' has no twin in {framework}; it has: {', '.join(twins)}.")
+    module, builder = twins[spec.family]
+    reference = importlib.import_module(f"jaxsep.compare.reference.{module}")
+    return reference, getattr(reference, builder)
+
+
+def _nothing() -> None:
+    """There is nothing to compile before the first call."""

@@ -1,0 +1,126 @@
+"""One leg of a comparison of speed: one framework, one task, in a process of its own. speed.py starts it.
+
+`python -m jaxsep.compare.speed_leg LEG.json RESULT.json`. Of a leg only its framework has been imported when the
+clock starts for it; jaxsep itself, which reads the weights and describes the network, brings JAX along in every leg.
+"""
+
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsep.config import Config
+from jaxsep.environment import peak_memory_bytes
+
+
+class Leg(Config):
+    """What one process measures.
+
+    Attributes:
+        framework: A name of `jaxsep.compare.frameworks.FRAMEWORKS`.
+        task: 'inference' or 'training'.
+        model: A model's name or path.
+        batch_size: Segments in a call.
+        threads: Of the framework.
+        warm_up: Calls after the first that are not counted.
+        repeats: Calls that are.
+    """
+
+    framework: str
+    task: str
+    model: str
+    batch_size: int
+    threads: int
+    warm_up: int
+    repeats: int
+
+
+def measure(leg: Leg) -> dict[str, Any]:
+    """Measures a leg; times in seconds.
+
+    Returns:
+        How long the import, the build (reading and placing weights), compilation and the first call took, what the
+        first call gave ('first_value': the loss, or the sum of the estimates), every counted call, and peaks of memory.
+    """
+    # Named before anything of it is imported: the names are JAX's and TensorFlow's own.
+    package = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow"}[leg.framework.split("-")[0]]
+    times: dict[str, Any] = {}
+    module = _timed(times, "import_seconds", lambda: importlib.import_module(package))
+    times["memory_after_import_bytes"] = peak_memory_bytes()
+
+    from jaxsep.compare.frameworks import FRAMEWORKS
+    from jaxsep.weights.pretrained import load_pretrained
+
+    def build() -> tuple[Any, Any]:
+        checkpoint = load_pretrained(leg.model)
+        return checkpoint.spec, FRAMEWORKS[leg.framework][1](checkpoint.spec, checkpoint.variables, leg.threads)
+
+    spec, framework = _timed(times, "build_seconds", build)
+    rng = np.random.default_rng(0)
+    shape = segment_shape(spec)
+    mixture = np.abs(rng.standard_normal((leg.batch_size, *shape), np.float32))
+    if leg.task == "inference":
+        compile_call, call = framework.inference(mixture)
+    else:
+        sources = np.abs(rng.standard_normal((leg.batch_size, len(spec.stems), *shape), np.float32))
+        compile_call, call = framework.training(mixture, sources)
+    _timed(times, "compile_seconds", compile_call)
+    first = _timed(times, "first_call_seconds", call)
+    for _ in range(leg.warm_up):
+        call()
+    gc.collect()
+    calls = []
+    for _ in range(leg.repeats):
+        started = time.perf_counter()
+        call()
+        calls.append(time.perf_counter() - started)
+    return {
+        **times,
+        "version": str(module.__version__),
+        "segment_seconds": spec.chunking.chunk_hop / spec.sample_rate,
+        "first_value": float(np.sum(first, dtype=np.float64)),
+        "call_seconds": calls,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_device_memory_bytes": framework.device_memory_bytes(),
+    }
+
+
+def segment_shape(spec: Any) -> tuple[int, ...]:
+    """Returns the shape of what the network of a model maps for one chunk: magnitudes, or a waveform."""
+    if spec.stft is None:
+        return (spec.chunking.chunk_length, spec.channels)
+    return (spec.chunking.chunk_hop // spec.stft.hop_length, spec.bins, spec.channels)
+
+
+def _timed(times: dict[str, Any], name: str, function: Callable[[], Any]) -> Any:
+    started = time.perf_counter()
+    result = function()
+    times[name] = time.perf_counter() - started
+    return result
+
+
+def main() -> None:
+    """Reads a leg, measures it and writes what it took; a refusal is written as {'refused': sentence}."""
+    from jaxsep.errors import JaxsepError
+
+    order, result = map(Path, sys.argv[1:])
+    try:
+        leg = Leg.parse(json.loads(order.read_text()), where="a leg")
+        if hasattr(os, "sched_setaffinity"):
+            # XLA has no option for its threads: it takes as many as there are processors for the process.
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: leg.threads])
+        measured = measure(leg)
+    except JaxsepError as error:
+        measured = {"refused": str(error)}
+    result.write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()

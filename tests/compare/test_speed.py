@@ -1,0 +1,149 @@
+"""The comparison of speed: the frameworks train the same network, and real processes of them are measured."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from jaxsep.cli.main import app
+from jaxsep.compare import speed
+from jaxsep.compare.frameworks import FRAMEWORKS
+from jaxsep.compare.speed import RULES, measure_speed, run_leg, to_markdown
+from jaxsep.compare.speed_leg import Leg, segment_shape
+from jaxsep.models.spec import ModelSpec
+from jaxsep.weights.checkpoint import save_checkpoint
+from jaxsep.weights.tree import expected_shapes, unflatten
+
+# Smooth, and without dropout, so that frameworks are comparable step by step.
+SPEC = ModelSpec.parse(
+    {
+        "name": "small",
+        "family": "unet",
+        "config": {
+            "n_sources": 2,
+            "bins": 32,
+            "filters": (4, 8, 8),
+            "encoder_activation": "elu",
+            "decoder_activation": "elu",
+            "batch_statistics": False,
+            "dropout": 0.0,
+        },
+        "stems": ("vocals", "accompaniment"),
+        "sample_rate": 8000,
+        "channels": 2,
+        "bandwidth_hz": 2000.0,
+        "stft": {"n_fft": 128, "hop_length": 32},
+        "masks": {},
+        "chunking": {"chunk_length": 16 * 32 + 96, "chunk_hop": 16 * 32, "lead": 128},
+        "licence": "MIT",
+        "provenance": "made up",
+    },
+    where="the test",
+)
+
+
+def variables():
+    rng = np.random.default_rng(0)
+    ranges = {"var": (0.5, 2.0), "scale": (0.7, 1.3)}
+    return unflatten(
+        {
+            path: rng.uniform(*ranges.get(path.split("/")[-1], (-0.3, 0.3)), shape).astype(np.float32)
+            for path, shape in expected_shapes(SPEC).items()
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_checkpoint(path, variables=variables(), spec=SPEC)
+    return path
+
+
+def leg(model, framework, task):
+    return Leg(framework=framework, task=task, model=str(model), batch_size=2, threads=1, warm_up=1, repeats=3)
+
+
+def test_all_frameworks_estimate_and_learn_the_same():
+    """Ten steps from the same weights on the same magnitudes; PyTorch's are the expected losses."""
+    rng = np.random.default_rng(1)
+    mixture = np.abs(rng.standard_normal((2, *segment_shape(SPEC)), np.float32))
+    sources = np.abs(rng.standard_normal((2, 2, *segment_shape(SPEC)), np.float32))
+    estimates, losses = {}, {}
+    threads = torch.get_num_threads()
+    try:
+        # torch.compile takes a minute to compile a step; that it runs is seen by its own leg below.
+        for name in ("torch", "jax", "tensorflow", "tensorflow-function"):
+            framework = FRAMEWORKS[name][1](SPEC, variables(), threads)
+            compile_call, estimate = framework.inference(mixture)
+            compile_call()
+            estimates[name] = estimate()
+            compile_step, step = framework.training(mixture, sources)
+            compile_step()
+            losses[name] = [step() for _ in range(10)]
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("jax", "tensorflow", "tensorflow-function"):
+        # float32 rounding through seven layers.
+        assert np.abs(estimates[name] - estimates["torch"]).max() < 1e-5 * np.abs(estimates["torch"]).max(), name
+        # Rounding grows with Adam's steps, of a ten-thousandth each; a wrong optimizer or loss differs from 1e-4 on.
+        np.testing.assert_allclose(losses[name], losses["torch"], rtol=1e-5, err_msg=name)
+    assert losses["torch"][-1] < losses["torch"][0]
+
+
+@pytest.mark.parametrize(("framework", "task"), [("jax", "training"), ("torch-compile", "inference")])
+def test_a_leg_measures_in_a_process_of_its_own(model, framework, task):
+    measured = run_leg(leg(model, framework, task))
+    assert len(measured["call_seconds"]) == 3 and min(measured["call_seconds"]) > 0
+    assert np.isfinite(measured["first_value"]) and measured["import_seconds"] > 0.01
+    # The network's weights are some kilobytes; what counts is the frameworks themselves.
+    assert 5e7 < measured["memory_after_import_bytes"] <= measured["peak_memory_bytes"] < 4e9
+    assert measured["segment_seconds"] == 512 / 8000
+
+
+def test_legs_that_cannot_run_say_why(model, monkeypatch):
+    monkeypatch.setitem(speed.FRAMEWORKS, "torch", ("torch_that_is_not_here", FRAMEWORKS["torch"][1]))
+    report = measure_speed(str(model), frameworks=("jax", "torch"), tasks=("inference",), rounds=2, repeats=2)
+    ours, theirs = report["rows"]
+    assert theirs == {
+        "framework": "torch",
+        "task": "inference",
+        "not_run": "the package 'torch_that_is_not_here' is not installed here",
+    }
+    assert ours["audio_seconds_per_second"] == pytest.approx(512 / 8000 / ours["p50_seconds"])
+    assert ours["p50_seconds"] <= ours["p95_seconds"] and len(ours["round_medians_seconds"]) == 2
+    text = to_markdown(report)
+    assert "| torch | not run: the package 'torch_that_is_not_here' is not installed here |" in text
+    assert all(rule in text for rule in RULES)
+
+
+def test_a_leg_that_fails_is_told_in_a_sentence(tmp_path):
+    assert "refused" in run_leg(leg(tmp_path / "absent.safetensors", "jax", "inference"))
+
+
+def test_the_command_writes_both_reports_and_overwrites_none(model, tmp_path):
+    arguments = ["compare", "speed", str(model), "-o", str(tmp_path / "out"), "--frameworks", "jax"]
+    arguments += ["--task", "inference", "--rounds", "1", "--repeats", "2"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "out/speed.json").read_text())
+    assert [row["framework"] for row in report["rows"]] == ["jax"]
+    assert (tmp_path / "out/speed.md").read_text() in done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["speed.json", "speed.md"]
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 2 and "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--frameworks", "jaxx"], "There is no framework 'jaxx'. Did you mean 'jax'?"),
+        (["--task", "learning"], "--task is 'learning'; give 'inference', 'training' or 'both'."),
+        (["--threads", "4096"], "--threads is 4096, and there are"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(model, tmp_path, arguments, sentence):
+    done = CliRunner().invoke(app, ["compare", "speed", str(model), "-o", str(tmp_path), *arguments])
+    assert done.exit_code == 2 and sentence in done.stderr
