@@ -1,7 +1,7 @@
 """ModelSpec: everything that is needed, beside the arrays, to run a set of weights. No arrays, no files."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -39,6 +39,8 @@ class ModelSpec(Config):
         stft: The transform around a network in the magnitude domain; None for one on waveforms.
         masks: How source magnitudes become masks; None for a network on waveforms.
         chunking: How a track is cut.
+        stereo: What the two channels are that network, masks and filter see: 'left_right', or 'mid_side', the sum and
+            the difference of left and right over the root of two. What lies in the middle then has a channel to itself.
         licence: Of the weights.
         provenance: Where the weights come from.
         format_version: Of this description; a reader reads its own and all older ones.
@@ -54,6 +56,7 @@ class ModelSpec(Config):
     stft: STFTConfig | None = None
     masks: MaskConfig | None = None
     chunking: Chunking
+    stereo: Literal["left_right", "mid_side"] = "left_right"
     licence: str
     provenance: str
     format_version: int = FORMAT_VERSION
@@ -110,6 +113,8 @@ class ModelSpec(Config):
         n_sources = getattr(self.config, "n_sources", len(self.stems))
         if n_sources != len(self.stems):
             raise ValueError(f"{len(self.stems)} stems are named but the config has {n_sources} sources")
+        if self.stereo == "mid_side" and (self.channels != 2 or family.domain == "waveform"):
+            raise ValueError("stereo 'mid_side' is for networks on the magnitudes of two channels")
         if family.domain == "waveform":
             return self
         if self.stft is None or self.masks is None:

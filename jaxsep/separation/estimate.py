@@ -67,13 +67,13 @@ def estimate_sources(
         estimates = model.apply(variables, chunks, train=False)
         return overlap_add(jnp.moveaxis(estimates, -3, -4), spec.chunking, length=length)
     transform, masks = magnitude_domain(spec)
-    spectrogram = stft(mixture, transform)
+    spectrogram = stft(rotated(mixture, spec), transform)
     magnitudes = estimate_magnitudes(variables, spectrogram, model=model, spec=spec)
     if wiener is None:
         sources = masked(magnitudes, spectrogram, masks)
     else:
         sources = wiener_filter(all_bins(magnitudes, transform), spectrogram, config=wiener)
-    return istft(all_bins(sources, transform), transform, length=length)
+    return rotated(istft(all_bins(sources, transform), transform, length=length), spec)
 
 
 def estimate_magnitudes(
@@ -86,7 +86,8 @@ def estimate_magnitudes(
 
     Args:
         variables: The model's variables.
-        spectrogram: Spectrograms (*batch, frame, freq, channel) with all bins of the model's transform.
+        spectrogram: Spectrograms (*batch, frame, freq, channel) with all bins of the model's transform, of the channels
+            that it sees (`rotated`).
         model: The network.
         spec: What the weights belong to.
 
@@ -131,9 +132,10 @@ def estimate_chunks(
         waveforms = select(model.apply(variables, chunks, train=False), sources)
         return ChunkEstimates(waveforms, all_finite(waveforms))
     transform, masks = magnitude_domain(spec)
-    spectrogram = analyse(chunks, transform)
+    spectrogram = analyse(rotated(chunks, spec), transform)
     magnitudes = model.apply(variables, jnp.abs(spectrogram[..., : spec.bins, :]), train=False)
     waveforms = synthesise(all_bins(masked(magnitudes, spectrogram, masks, sources), transform), transform)
+    waveforms = rotated(waveforms, spec)
     return ChunkEstimates(waveforms, all_finite(waveforms))
 
 
@@ -146,6 +148,17 @@ def magnitude_domain(spec: ModelSpec) -> tuple[STFTConfig, MaskConfig]:
     if spec.stft is None or spec.masks is None:
         raise SeparationError(f"'{spec.name}' works on waveforms: it has no magnitudes, masks or Wiener filter.")
     return spec.stft, spec.masks
+
+
+def rotated(audio: Float[Array, "*batch time channel"], spec: ModelSpec) -> Float[Array, "*batch time channel"]:
+    """Returns the channels that a model's network sees; of those that it gives, the channels that are heard.
+
+    To the middle and the sides of a stereo signal it is the same rotation, its own inverse, that leads there and back.
+    """
+    if spec.stereo == "left_right":
+        return audio
+    left, right = audio[..., 0], audio[..., 1]
+    return jnp.stack([left + right, left - right], axis=-1) * 0.5**0.5
 
 
 def masked(

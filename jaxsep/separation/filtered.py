@@ -40,6 +40,7 @@ from jaxsep.separation.estimate import (
     all_finite,
     describe_not_finite,
     magnitude_domain,
+    rotated,
     select,
 )
 from jaxsep.separation.window import Chunk, SourceChunk
@@ -230,7 +231,7 @@ def _last_pass(
 ) -> ChunkEstimates:
     transform, _ = magnitude_domain(spec)
     estimates = select(_filter(models, chunks[1], _spectrograms(chunks[0], spec)[1], config), sources)
-    waveforms = synthesise(all_bins(estimates, transform), transform)
+    waveforms = rotated(synthesise(all_bins(estimates, transform), transform), spec)
     return ChunkEstimates(waveforms, all_finite(waveforms))
 
 
@@ -248,7 +249,7 @@ def _filter(
 def _spectrograms(chunks: Chunks, spec: ModelSpec) -> tuple[Spectrogram, Complex[Array, "chunk frame bin channel"]]:
     """Returns all bins, and those of the model: above them magnitudes are zero, and so is what is filtered."""
     transform, _ = magnitude_domain(spec)
-    spectrogram = analyse(chunks, transform)
+    spectrogram = analyse(rotated(chunks, spec), transform)
     return spectrogram, spectrogram[..., : spec.bins, :]
 
 

@@ -16,7 +16,7 @@ from jaxsep.dsp.stft import analyse, synthesise
 from jaxsep.errors import ConfigError
 from jaxsep.models import FAMILIES
 from jaxsep.models.spec import ModelSpec
-from jaxsep.separation.estimate import all_bins, magnitude_domain, masked
+from jaxsep.separation.estimate import all_bins, magnitude_domain, masked, rotated
 from jaxsep.training import losses
 from jaxsep.typing import Variables
 
@@ -144,13 +144,13 @@ def objective(
         estimates, updated = _apply(model, params, batch_stats, batch.mixture, key, train=train)
         return _sum(loss, spec, updated, batch, None, estimates)
     transform, masks = magnitude_domain(spec)
-    spectrogram = analyse(batch.mixture, transform)
+    spectrogram = analyse(rotated(batch.mixture, spec), transform)
     magnitudes, updated = _apply(
         model, params, batch_stats, jnp.abs(spectrogram[..., : spec.bins, :]), key, train=train
     )
     if all(term.kind in _ON_MAGNITUDES for term in loss.terms):
         return _sum(loss, spec, updated, batch, magnitudes, None)
-    covered = synthesise(all_bins(masked(magnitudes, spectrogram, masks), transform), transform)
+    covered = rotated(synthesise(all_bins(masked(magnitudes, spectrogram, masks), transform), transform), spec)
     # Where not all frames overlap, no inverse transform restores the sample.
     partial = transform.n_fft - transform.hop_length
     return _sum(loss, spec, updated, batch, magnitudes, covered[..., partial:-partial, :])
@@ -178,7 +178,7 @@ def _sum(
     for term in loss.terms:
         if term.kind in _ON_MAGNITUDES:
             assert spec.stft is not None and magnitudes is not None
-            targets = jnp.abs(analyse(batch.sources, spec.stft)[..., : spec.bins, :])
+            targets = jnp.abs(analyse(rotated(batch.sources, spec), spec.stft)[..., : spec.bins, :])
             value = _ON_MAGNITUDES[term.kind](magnitudes.astype(jnp.float32), targets)
         else:
             assert waveforms is not None
