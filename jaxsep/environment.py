@@ -1,11 +1,13 @@
-"""What a run depends on and reports: versions, processor, memory, cache directories. Imports neither jax nor flax."""
+"""What a run depends on and reports: versions, processor, memory, cache directories. Imports neither jax nor flax.
+
+What `jaxsep --help` does not need is imported where it is used.
+"""
 
 import functools
 import hashlib
 import os
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("jaxsep", "jax", "jaxlib", "flax", "numpy", "soundfile", "soxr", "av", "safetensors", "orbax-checkpoint")
@@ -13,6 +15,8 @@ PACKAGES = ("jaxsep", "jax", "jaxlib", "flax", "numpy", "soundfile", "soxr", "av
 
 def versions() -> dict[str, str]:
     """Returns the version of Python and of every package that decides about the result; absent ones are left out."""
+    from importlib import metadata
+
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -33,6 +37,8 @@ def compilation_key() -> str:
 
     Code compiled for one processor may crash on another, so that each combination has a cache directory of its own.
     """
+    from importlib import metadata
+
     features = _cpu_field("flags") or _cpu_field("Features") or platform.processor()
     digest = hashlib.sha256(f"{platform.machine()} {processor()} {features}".encode()).hexdigest()[:12]
     return f"jaxlib-{metadata.version('jaxlib')}-{digest}"

@@ -1,6 +1,7 @@
 """Switches for the whole suite."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
@@ -16,3 +17,15 @@ def compiled_programs_are_dropped() -> Iterator[None]:
     """Compiled programs of one test module are of no use to the next; all of them together take several gigabytes."""
     yield
     jax.clear_caches()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints how many damaged files the fuzz tests gave to readers; what workers of xdist print is seen by nobody."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    counts = [value for report in reports for name, value in report.user_properties if name == "fuzz"]
+    if counts:
+        outcomes = {outcome: sum(count.get(outcome, 0) for count in counts) for outcome in ("result", "refused")}
+        terminalreporter.write_line(
+            f"fuzz: {sum(outcomes.values())} damaged files in {len(counts)} kinds, {outcomes['result']} of which were "
+            f"read and {outcomes['refused']} refused in a sentence"
+        )

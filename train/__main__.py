@@ -116,21 +116,25 @@ def _supervised(work: Callable[[], int]) -> int:
 
 
 def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
+    from train.config import load_config
+
+    # What is refused is refused before what takes seconds is imported.
+    config = load_config(path, overrides)
     import jax
 
     from jaxsep.cli.runtime import use_compilation_cache
-    from train.config import load_config
-    from train.dataset_check import check_tracks
-    from train.loop import run
     from train.parallel import check_batch_size
     from train.tracks import find_tracks
-    from train.workdir import open_workdir
 
-    config = load_config(path, overrides)
     check_batch_size(config.training.batch_size, devices=jax.device_count(), accumulation=config.training.accumulation)
     use_compilation_cache()
     first = jax.process_index() == 0
     tracks = find_tracks(config.data, config.model)
+
+    from train.dataset_check import check_tracks
+    from train.loop import run
+    from train.workdir import open_workdir
+
     report = check_tracks(tracks, config, thorough=check)
     if first:
         _print_check(report)

@@ -1,4 +1,4 @@
-"""What the replicated step would be on TPUs, with none present: libtpu compiles it for chips that are described.
+"""What the replicated step of each recipe would be on TPUs, with none present: libtpu compiles it for described chips.
 
 `python -m train.tpu_programs --output FILE.json`, in an environment with libtpu (`make bench-tpu`). Memory, operations
 and communication are the compiler's; speed is not measured: nothing runs.
@@ -22,27 +22,30 @@ import jax
 import jax.numpy as jnp
 
 from jaxsep.models import FAMILIES
-from jaxsep.models.spec import ModelSpec
-from jaxsep.training.objective import Batch, LossConfig, objective
-from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
-from jaxsep.training.step import train_step
-from jaxsep.weights import spleeter, twins
-from train.parallel import AXIS, replicate_step
+from train.augment import Examples
+from train.config import RunConfig, load_config
+from train.parallel import replicate_step
+from train.program import build_program
 
 _LOG = logging.getLogger("train.tpu_programs")
 
-_SPECS = {**spleeter.SPECS, **twins.SPECS}
+_RECIPES = Path(__file__).parents[1] / "configs"
 # Chips, and how many of them one host has: eight on one host, and sixteen on four.
 TOPOLOGIES: dict[str, dict[str, Any]] = {"v5e:2x4": {"chips_per_host_bounds": (2, 4, 1)}, "v5e:4x4": {}}
-# Topologies, models, and what their networks compute in. Each compiles for minutes.
-PROGRAMS = (
-    ("v5e:2x4", "jansson", "float32"),
-    ("v5e:4x4", "jansson", "float32"),
-    ("v5e:2x4", "spleeter-2stems", "float32"),
-    ("v5e:2x4", "spleeter-2stems", "bfloat16"),
-    ("v5e:4x4", "spleeter-2stems", "bfloat16"),
-    ("v5e:2x4", "classic-unet", "bfloat16"),
+# Recipes, and what differs from them; those of fewest operations first. Each compiles for minutes.
+PROGRAMS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("v5e:2x4", "smoke", ()),
+    ("v5e:2x4", "bench_guitar", ()),
+    ("v5e:2x4", "unet_jansson", ()),
+    ("v5e:2x4", "unet_2stems", ()),
+    ("v5e:4x4", "unet_jansson", ()),
+    ("v5e:2x4", "unet_classic", ()),
+    ("v5e:2x4", "unet_jansson_log", ()),
+    ("v5e:2x4", "unet_finetune", ()),
+    ("v5e:2x4", "unet_4stems", ()),
+    ("v5e:2x4", "unet_5stems", ()),
+    ("v5e:4x4", "unet_2stems", ("training.compute_dtype=bfloat16",)),
 )
 
 _COLLECTIVE = re.compile(
@@ -52,39 +55,51 @@ _COLLECTIVE = re.compile(
 _ARRAY = re.compile(r"\b(?:pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
 
 
-def describe_program(
-    spec: ModelSpec, devices: Sequence[jax.Device], *, compute_dtype: str, examples: int
-) -> dict[str, Any]:
-    """Compiles the replicated Adam step of a model and tells what the compiler says of it.
+def shapes_of(config: RunConfig, share: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
+    """Returns the step of a recipe and the shapes that go into it. Nothing is drawn, read or computed.
 
     Args:
-        spec: The model.
+        config: The recipe.
+        share: Leading axes of a batch: (devices, examples of each) for a replicated step, (examples,) for one alone.
+
+    Returns:
+        The program, and the shapes of its state, examples and key.
+    """
+    spec = config.model
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    network = FAMILIES[spec.family].module(spec.config)
+    waveform = (config.segment_length, spec.channels)
+    shape: tuple[int, ...] = waveform
+    if spec.stft is not None:
+        frames = (config.segment_length - spec.stft.n_fft) // spec.stft.hop_length + 1
+        shape = (frames, spec.bins, spec.channels)
+    variables = jax.eval_shape(partial(network.init, train=False), key, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    program = build_program(config, variables["params"])
+    ema = config.training.ema_decay is not None
+    state = jax.eval_shape(partial(create_state, optimizer=program.optimizer, ema=ema), variables)
+    length = config.segment_length + config.augment.shift
+    examples = Examples(
+        jax.ShapeDtypeStruct((*share, len(spec.stems), length, spec.channels), jnp.float32),
+        jax.ShapeDtypeStruct(share, jnp.int32),
+    )
+    return program, state, examples, key
+
+
+def describe_program(config: RunConfig, devices: Sequence[jax.Device], *, examples: int) -> dict[str, Any]:
+    """Compiles the replicated step of a recipe and tells what the compiler says of it.
+
+    Args:
+        config: The recipe; its batch is `examples` on each device.
         devices: Of all hosts; none of them needs to be there.
-        compute_dtype: What the network computes in.
         examples: On each device.
 
     Returns:
         Bytes and operations on one device, ready for JSON. The compiler counts the zeros of dilated convolutions too.
     """
-    family = FAMILIES[spec.family]
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    waveform = (spec.chunking.chunk_length, spec.channels)
-    transform = spec.stft
-    frames = None if transform is None else spec.chunking.chunk_hop // transform.hop_length
-    shape = waveform if frames is None else (frames, spec.bins, spec.channels)
-    alone = family.module(spec.config)
-    variables = jax.eval_shape(partial(alone.init, train=False), key, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    optimizer = build_optimizer(OptimizerConfig(), variables["params"])
-    state = jax.eval_shape(partial(create_state, optimizer=optimizer, ema=False), variables)
-    share = (len(devices), examples)
-    batch = jax.eval_shape(
-        lambda: Batch(jnp.zeros((*share, *waveform)), jnp.zeros((*share, len(spec.stems), *waveform)))
-    )
-    model = family.module(spec.config, dtype=jnp.dtype(compute_dtype), axis_name=AXIS)
-    loss_fn = partial(objective, model=model, spec=spec, loss=LossConfig(), train=True)
-    step: Any = replicate_step(partial(train_step, loss_fn=loss_fn, optimizer=optimizer), list(devices))
+    program, *shapes = shapes_of(config, (len(devices), examples))
+    step: Any = replicate_step(program.step, list(devices))
     started = time.perf_counter()
-    compiled = step.lower(state, batch, key).compile()
+    compiled = step.lower(*shapes).compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     # The state that goes in and the one that comes out share their place.
@@ -130,10 +145,13 @@ def _bytes(array: re.Match[str]) -> int:
 
 
 def main() -> None:
-    """Compiles all programs for all topologies and writes one JSON file."""
+    """Compiles the programs and writes one JSON file, row by row."""
     parser = argparse.ArgumentParser(prog="python -m train.tpu_programs", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--examples", type=int, default=4, help="on each chip (default 4)")
+    parser.add_argument(
+        "--recipe", action="append", help="one of configs/, without ending; may be repeated (default all)"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     _LOG.setLevel(logging.INFO)
@@ -148,13 +166,15 @@ def main() -> None:
         "versions": {package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "libtpu", "flax")},
         "programs": [],
     }
-    for topology, name, compute_dtype in PROGRAMS:
+    for topology, name, overrides in PROGRAMS:
+        if arguments.recipe is not None and name not in arguments.recipe:
+            continue
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **TOPOLOGIES[topology])
-        row = {"topology": topology, "model": name, "compute_dtype": compute_dtype}
+        row: dict[str, Any] = {"topology": topology, "recipe": name, "overrides": list(overrides)}
+        root = () if name == "smoke" else ("data.root=nowhere",)
+        config = load_config(_RECIPES / f"{name}.yaml", [*root, *overrides])
         try:
-            row |= describe_program(
-                _SPECS[name], described.devices, compute_dtype=compute_dtype, examples=arguments.examples
-            )
+            row |= describe_program(config, described.devices, examples=arguments.examples)
         except jax.errors.JaxRuntimeError as error:  # most often: more memory than a chip has
             row["refused"] = str(error).splitlines()[0]
         report["programs"].append(row)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ class Watch:
         self._config, self._schedule, self._writers = config, schedule, writers
         self._pipeline, self._workdir = pipeline, workdir
         self._late: Made | None = None
+        self._clock = DeviceClock()
         self.resume(float(state.learning_rate_factor))
 
     def made(self, step: Made) -> None:
@@ -57,6 +59,7 @@ class Watch:
         Raises:
             JaxsepError: That one is not finite.
         """
+        self._clock.dispatched(step.metrics)
         late, self._late = self._late, step
         if late is not None:
             self._read(late)
@@ -69,6 +72,7 @@ class Watch:
         """
         self._factor = learning_rate_factor
         self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+        self._computed = 0.0
 
     def finish(self) -> None:
         """Waits for the step that is being made.
@@ -86,6 +90,7 @@ class Watch:
             raise self._not_finite(made, metrics)
         self._steps += 1
         self._waited += made.loader_wait_seconds
+        self._computed += self._clock.next_step()
         config = self._config
         if made.step % config.logging.every_steps and made.step != config.training.steps:
             return
@@ -101,6 +106,7 @@ class Watch:
                     "seconds_per_step": seconds,
                     "examples_per_second": config.training.batch_size / seconds,
                     "loader_wait_seconds": self._waited / self._steps,
+                    "device_seconds": self._computed / self._steps,
                     "device_memory_bytes": _device_memory_bytes(),
                     "host_memory_bytes": peak_memory_bytes(),
                 },
@@ -118,6 +124,34 @@ class Watch:
             f"Step {made.step} is not finite: loss {metrics.loss}, gradient norm {metrics.gradient_norm}. Its "
             f"examples ({places}) are in {path}; lower the learning rate, clip gradients, or look at the tracks."
         )
+
+
+class DeviceClock:
+    """How long the device computes each step: from when it could begin until its metrics are there.
+
+    It can begin when the step is dispatched and the one before is done. A thread waits for each, since the run itself
+    looks at a step only after the next one is dispatched, and waits for data in between.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="device clock")
+        self._steps: list[tuple[float, Future[float]]] = []
+        self._last_done = -float("inf")
+
+    def dispatched(self, metrics: Any) -> None:
+        """Takes what a step that was just dispatched will give."""
+        self._steps.append((time.perf_counter(), self._thread.submit(_when_done, metrics)))
+
+    def next_step(self) -> float:
+        """Returns the seconds of the first step that was not asked for yet, and waits until it is done."""
+        dispatched, done = self._steps.pop(0)
+        began, self._last_done = max(dispatched, self._last_done), done.result()
+        return self._last_done - began
+
+
+def _when_done(metrics: Any) -> float:
+    jax.block_until_ready(metrics)
+    return time.perf_counter()
 
 
 def _device_memory_bytes() -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from jaxsep.errors import ConfigError
+from jaxsep.weights.runs import CHECKPOINTS
 from train.config import CHANGEABLE, RunConfig, differences
 
 CONFIG = "config.json"
@@ -37,7 +38,8 @@ def open_workdir(workdir: Path, config: RunConfig) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(workdir / ".lock", timeout=0):
-            if path.is_file():
+            # Where nothing was saved there is nothing to go on with: a start that failed may be mended.
+            if path.is_file() and _holds_checkpoints(workdir):
                 _check_same(path, config)
             temporary = path.with_name(f".{CONFIG}")
             temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
@@ -49,6 +51,11 @@ def open_workdir(workdir: Path, config: RunConfig) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise ConfigError(f"{workdir} cannot be written: {error.strerror or error}.") from None
+
+
+def _holds_checkpoints(workdir: Path) -> bool:
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and any(each.name.isdecimal() for each in folder.iterdir())
 
 
 def _check_same(path: Path, config: RunConfig) -> None:

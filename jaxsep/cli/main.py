@@ -36,7 +36,21 @@ def _with_exit_status(command: Callable[..., int | None]) -> Callable[..., NoRet
     return run
 
 
-class _ListByDefault(TyperGroup):
+class _QuickHelp(TyperGroup):
+    """Makes `jaxsep SUBCOMMAND --help` answer without pydantic.
+
+    An option that is not given has its default, and typer passes all but booleans through pydantic, whose import costs
+    as much as a third of the answer. The default of its own --help is None.
+    """
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
+class _ListByDefault(_QuickHelp):
     """Makes `jaxsep models` do what `jaxsep models list` does."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -45,6 +59,7 @@ class _ListByDefault(TyperGroup):
 
 app = typer.Typer(
     name="jaxsep",
+    cls=_QuickHelp,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

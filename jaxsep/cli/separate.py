@@ -23,7 +23,6 @@ from jaxsep.cli.runtime import (
 from jaxsep.cli.separate_report import check_report_path, make_report, summarise, write_report
 from jaxsep.cli.separate_run import run_all
 from jaxsep.errors import ConfigError
-from jaxsep.separation.inputs import STDIN_NAME, find_inputs, spool_stdin
 
 if TYPE_CHECKING:
     from jaxsep.separation.outputs import OutputConfig
@@ -226,6 +225,8 @@ def separate(
             "existing": "overwrite" if overwrite else "skip" if skip_existing else "refuse",
         }
     )
+    from jaxsep.separation.inputs import STDIN_NAME, find_inputs, spool_stdin
+
     if output.exists() and not output.is_dir():
         raise ConfigError(f"'{output}' is not a directory; name one for the stems with --output.")
     with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary, unfinished.watched(Path(temporary)):

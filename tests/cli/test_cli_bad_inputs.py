@@ -52,15 +52,36 @@ def bad_inputs():
     }
 
 
-@pytest.mark.parametrize("name", bad_inputs())
-def test_a_bad_file_is_one_sentence(process, place, name):
+def write_bad(name):
     content, words = bad_inputs()[name]
     if isinstance(content, bytes):
         Path(name).write_bytes(content)
     elif content is not None:
         soundfile.write(name, content, 44100, subtype="FLOAT")
+    return words
+
+
+# One that nothing opens, one that a decoder complains of, one that fails in its middle.
+@pytest.mark.parametrize("name", ["missing.wav", "noise.flac", "nan.wav"])
+def test_a_bad_file_is_one_sentence(process, place, name):
+    words = write_bad(name)
     before = files()
     refused(process("separate", name), 1, *words)
+    assert files() == before
+    assert not Path("separated").exists()
+
+
+def test_every_bad_file_is_one_sentence_and_none_stops_the_others(process, place):
+    """In one process, which takes seconds to start."""
+    words = {name: write_bad(name) for name in bad_inputs()}
+    before = files()
+    done = process("separate", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == len(words), done.stderr
+    for name in words:
+        (line,) = [line for line in done.stderr.splitlines() if name in line]
+        assert line.startswith("jaxsep: ") and line.endswith((".", "?"))
+        assert all(word in line for word in words[name]), line
     assert files() == before
     assert not Path("separated").exists()
 

@@ -171,16 +171,53 @@ def test_exit_statuses_of_processes(process, place):
         assert result.stdout == ("" if status else f"jaxsep {__version__}\n")
 
 
+# Imports of the standard library, the kind of work that starting is, and what they cost on a machine with nothing else
+# to do, where each --help costs 0.2 s.
+CALIBRATION = (
+    [
+        sys.executable,
+        "-c",
+        "import asyncio, doctest, http.server, logging.config, sqlite3, ssl, unittest.mock, xmlrpc.client",
+    ],
+    0.16,
+)
+
+
+def processor_seconds(command):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["separate", "--help"], ["--version"]], ids=" ".join)
 def test_help_costs_less_than_300_ms(arguments):
-    """Of processor time, since the clock on the wall measures what else the machine does; the best of three."""
-    costs = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([SCRIPT, *arguments], check=True, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(costs) < 0.3, costs
+    """Of processor time, since the clock on the wall measures what else the machine does; the best of a few.
+
+    Processor time too grows where other processes share caches and cores: what else costs more now, by turns with what
+    is tested, raises the limit by as much. It never lowers it.
+    """
+    calibration, unloaded = CALIBRATION
+    costs, calibrations = [], []
+    for _ in range(10):
+        calibrations.append(processor_seconds(calibration))
+        costs.append(processor_seconds([SCRIPT, *arguments]))
+        if min(costs) < 0.3 * max(1, min(calibrations) / unloaded):
+            return
+    pytest.fail(f"{arguments} cost {costs} s, and what costs {unloaded} s elsewhere {calibrations} s")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["separate", "--help"], ["--version"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments):
+    """Of what each takes a good part of those 300 ms."""
+    code = (
+        "import sys; from jaxsep.cli.main import app\n"
+        f"try: app({arguments})\n"
+        "except SystemExit as status: assert not status.code\n"
+        "heavy = {'jax', 'flax', 'numpy', 'av', 'pydantic', 'importlib.metadata', 'email'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_bad_option_is_refused_before_jax_is_imported():

@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "audio"))
 from audio_files import encode, tones
 
 CASES = 100
+NAMES = ("pcm.wav", "float.wav", "deep.flac", "vorbis.ogg", "lame.mp3", "aac.mp4", "alac.m4a")
 
 
 def whole(directory):
@@ -29,8 +30,8 @@ def whole(directory):
     return made
 
 
-@pytest.mark.parametrize("name", ["pcm.wav", "float.wav", "deep.flac", "vorbis.ogg", "lame.mp3", "aac.mp4", "alac.m4a"])
-def test_damaged_audio_is_read_or_refused(tmp_path, name, capsys):
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_audio_is_read_or_refused(tmp_path, name, record_property):
     path = whole(tmp_path)[name]
     data = path.read_bytes()
     cases = []
@@ -39,8 +40,7 @@ def test_damaged_audio_is_read_or_refused(tmp_path, name, capsys):
         cases.append((f"{name}, seed {seed}, {what}", tmp_path / f"{seed}{path.suffix}"))
         cases[-1][1].write_bytes(damaged)
     outcomes = run_cases("audio", cases)
-    with capsys.disabled():
-        print(f"\n{name}: {len(cases)} cases, {outcomes}", end=" ")
+    record_property("fuzz", outcomes)
     assert sum(outcomes.values()) == len(cases)
     # Damage that never or always shows would not be worth much.
     assert outcomes.get("result", 0) > 0 and outcomes.get("refused", 0) > 0

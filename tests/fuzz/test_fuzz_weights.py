@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from fuzz import test_fuzz_audio
 from fuzz.mutations import case_count, mutate, run_cases
 from weights.bundle_writer import write_bundle
 from weights.small_models import small_spec, small_variables
@@ -51,7 +52,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damaged_weights_are_read_as_they_were_or_refused(tmp_path, name, capsys):
+def test_damaged_weights_are_read_as_they_were_or_refused(tmp_path, name, record_property):
     make, reader, covered = KINDS[name]
     whole = tmp_path / name
     make(whole)
@@ -68,10 +69,13 @@ def test_damaged_weights_are_read_as_they_were_or_refused(tmp_path, name, capsys
             damaged.write_bytes(content)
         cases.append((f"{name}, seed {seed}, {what}", damaged))
     outcomes = run_cases(reader, cases, whole=whole if covered else None)
-    with capsys.disabled():
-        print(f"\n{name}: {len(cases)} cases, {outcomes}", end=" ")
+    record_property("fuzz", outcomes)
     assert sum(outcomes.values()) == len(cases) + covered
     assert outcomes["refused"] > len(cases) // 4
+
+
+def test_there_are_a_thousand_cases_at_least():
+    assert len(test_fuzz_audio.NAMES) * test_fuzz_audio.CASES + len(KINDS) * CASES >= 1000
 
 
 def damage_folder(folder, rng):

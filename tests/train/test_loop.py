@@ -105,6 +105,14 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
     assert json.loads(before)["training"]["seed"] == 0
 
 
+def test_a_start_that_failed_can_be_mended_in_the_same_workdir(tmp_path):
+    """Nothing was saved that another config could not go on with."""
+    with pytest.raises(ConfigError, match="freezes nothing"):
+        train(tmp_path / "run", "optimizer.frozen=[decoder]")
+    assert train(tmp_path / "run", "training.steps=1").step == 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["optimizer"]["frozen"] == []
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("chapter one")
     with pytest.raises(ConfigError, match="holds something that is no run of jaxsep's"):

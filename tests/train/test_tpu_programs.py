@@ -1,10 +1,13 @@
 """What is said of a compiled step: its communication, against what the step is known to average."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 from weights.small_models import small_spec, small_variables
 
-from train.tpu_programs import collectives, describe_program
+from train.config import RunConfig
+from train.tpu_programs import PROGRAMS, TOPOLOGIES, collectives, describe_program
 
 TPU_PROGRAM = """
   %all-reduce.2 = (f32[2,16]{1,0:T(2,128)S(1)}, bf16[3]{0:T(128)}) all-reduce(%a, %b), channel_id=1, to_apply=%add
@@ -25,7 +28,8 @@ def test_collectives_are_counted_as_written():
 def test_a_step_on_four_devices_averages_gradients_loss_and_statistics():
     """Compiled for the CPUs that are there; the sizes are those of the variables."""
     frozen = small_spec(config={**small_spec().config.model_dump(), "batch_statistics": False})
-    said = describe_program(frozen, jax.devices(), compute_dtype="float32", examples=2)
+    recipe = {"model": frozen.model_dump(), "data": {"layout": "synthetic"}, "training": {"steps": 1}}
+    said = describe_program(RunConfig.parse(recipe, where="the test"), jax.devices(), examples=2)
     assert (said["devices"], said["hosts"], said["examples_per_device"]) == (4, 1, 2)
     numbers = {
         name: sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in small_variables(frozen).items()
@@ -37,3 +41,9 @@ def test_a_step_on_four_devices_averages_gradients_loss_and_statistics():
     # The state is three times the parameters: themselves and Adam's two averages; audio comes on top.
     assert said["memory_bytes"]["arguments"] > 3 * 4 * numbers["params"]
     assert said["flops"] > 0
+
+
+def test_every_recipe_is_compiled_and_more_than_one_topology():
+    recipes = {path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.yaml")}
+    assert {name for _, name, _ in PROGRAMS} == recipes
+    assert {topology for topology, _, _ in PROGRAMS} == set(TOPOLOGIES)

@@ -1,0 +1,46 @@
+"""The step of every recipe, exported for accelerators as it is: loss, optimizer, augmentation and all."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import pytest
+from jax import export
+
+from train.config import load_config
+from train.tpu_programs import shapes_of
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EXAMPLES = 4
+# Of each source, in XLA's own form: every convolution, its gradient to its input and its gradient to its kernel. Nobody
+# asks for the gradient to the mixture.
+CONVOLUTIONS = {
+    "unet": lambda config: 3 * (2 * len(config.filters) + 1) - 1,  # as many decoders as encoders, and the mask
+    "jansson": lambda config: 3 * 2 * len(config.filters) - 1,  # the last decoder is the mask
+    # Two in each block of encoder and decoder, a transposed one into each block of the decoder, and the mask.
+    "classic_unet": lambda config: 3 * (2 * (2 * len(config.filters) - 1) + len(config.filters) - 1 + 1) - 1,
+}
+
+
+def load(recipe):
+    path = CONFIGS / f"{recipe}.yaml"
+    return load_config(path, [] if recipe == "smoke" else ["data.root=nowhere"])
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_the_step_of_a_recipe_is_exported_with_native_convolutions(recipe):
+    config = load(recipe)
+    program, *shapes = shapes_of(config, (EXAMPLES,))
+    # Alone on its device: jax.export refuses pmap, and an axis there is none.
+    loss_fn = partial(program.step.keywords["loss_fn"], model=program.network.clone(axis_name=None))
+    step = jax.jit(partial(program.step, loss_fn=loss_fn, axis_name=None), donate_argnums=0)
+    expected = config.model.config.n_sources * CONVOLUTIONS[config.model.family](config.model.config)
+    for platform in ("cuda", "tpu"):
+        exported = export.export(step, platforms=[platform])(*shapes)
+        assert exported.platforms == (platform,)
+        text = exported.mlir_module()
+        assert len(re.findall(r"stablehlo\.convolution", text)) == expected
+        # What goes in comes out: the state in the same types, and what the step tells.
+        state = jax.tree.leaves(shapes[0])
+        assert [leaf.dtype for leaf in exported.out_avals[: len(state)]] == [leaf.dtype for leaf in state]
