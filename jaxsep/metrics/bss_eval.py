@@ -4,6 +4,7 @@ museval's numbers without museval (which is in `museval_wrapper`), and much fast
 the equations are factored once for all estimates, and energies are taken from spectra.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -97,17 +98,16 @@ def bss_eval_streamed(
     products = correlations.finish()
     sources, channels = len(stems), len(products) // len(stems)
     everything = list(range(len(products)))
-    joint, singular = _filters(products, everything, [len(products) + each for each in everything])
+    joint, condition = _filters(products, everything, [len(products) + each for each in everything])
     own = np.zeros((sources, channels, TAPS, channels))
     for source in range(sources):
         of_it = everything[source * channels : (source + 1) * channels]
-        own[source], own_singular = _filters(products, of_it, [len(products) + each for each in of_it])
-        singular = singular or own_singular
+        own[source], _ = _filters(products, of_it, [len(products) + each for each in of_it])
     del products, correlations
     scores = _FrameScores(joint, own)
     rows = [scores.score(*frame) for frame in _frames(stretches(), window, hop)]
     sdr, isr, sir, sar = np.stack(rows, axis=-1)
-    return BssEvalScores(tuple(stems), sdr, isr, sir, sar, window_seconds, hop_seconds, singular)
+    return BssEvalScores(tuple(stems), sdr, isr, sir, sar, window_seconds, hop_seconds, condition)
 
 
 def _channels(sources: np.ndarray) -> Float[np.ndarray, "signal time"]:
@@ -163,8 +163,8 @@ class _Correlations:
 
 def _filters(
     products: Float[np.ndarray, "reference signal lag"], references: Sequence[int], estimates: Sequence[int]
-) -> tuple[Float[np.ndarray, "chosen tap estimate"], bool]:
-    """Returns the filters of references that come nearest to the estimates, and whether their equations are singular.
+) -> tuple[Float[np.ndarray, "chosen tap estimate"], float]:
+    """Returns the filters of references that come nearest to the estimates, and the condition of their equations.
 
     museval's equations (with its epsilon), solved by Cholesky where that can be: half the work of its own way, which is
     taken where the matrix is not positive definite to rounding.
@@ -183,15 +183,18 @@ def _filters(
 
     matrix = gram()
     matrix.flat[:: len(right) + 1] += np.finfo(np.float64).eps
+    norm = np.linalg.norm(matrix, 1)
     try:
         factor = scipy.linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-        return scipy.linalg.cho_solve(factor, right, check_finite=False).reshape(shape), False
+        inverse_condition, _ = scipy.linalg.lapack.dpocon(factor[0], norm, uplo="L")
+        solved = scipy.linalg.cho_solve(factor, right, check_finite=False)
+        return solved.reshape(shape), 1 / inverse_condition if inverse_condition else math.inf
     except np.linalg.LinAlgError:
         matrix = gram()
     try:
-        return np.linalg.solve(matrix + np.finfo(np.float64).eps * np.eye(len(right)), right).reshape(shape), True
+        return np.linalg.solve(matrix + np.finfo(np.float64).eps * np.eye(len(right)), right).reshape(shape), math.inf
     except np.linalg.LinAlgError:
-        return np.linalg.lstsq(matrix, right)[0].reshape(shape), True
+        return np.linalg.lstsq(matrix, right)[0].reshape(shape), math.inf
 
 
 def _frames(

@@ -30,8 +30,9 @@ class BssEvalScores:
         sar: Source to artefacts ratio: what comes from no source.
         window_seconds: Length of a frame.
         hop_seconds: From one frame's start to the next.
-        singular: Whether the filters' equations were singular in float64, as those of long band-limited music can be.
-            Rounding then decides about ISR, SIR and SAR, with museval too; SDR needs no filters.
+        condition: Of the filters' equations, estimated (1-norm); infinite where they are singular in float64, NaN where
+            it is not known. Beyond some 1e12, as in lossy files, in which nothing is left above their bandwidth, what
+            is next to nothing decides about ISR, SIR and SAR, in museval too. SDR needs no filters.
     """
 
     stems: tuple[str, ...]
@@ -41,7 +42,7 @@ class BssEvalScores:
     sar: Float[np.ndarray, "source frame"]
     window_seconds: float
     hop_seconds: float
-    singular: bool = False
+    condition: float = float("nan")
 
     def frames(self, stem: str, metric: str = "sdr") -> Float[np.ndarray, " frame"]:
         """Returns the scores of one stem, one per frame.
