@@ -119,6 +119,8 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        # Threads of numpy's and scipy's BLAS, of both; None for as many as there are cores.
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS"),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": versions(),
         "long_track": long or "not run",

@@ -19,6 +19,7 @@ from jaxsep.metrics.frame_scores import METRICS, BssEvalScores, are_silent, as_s
 TAPS = 512
 # A transform of the correlations: blocks of 7681 samples beside 511 of what was before. As many at a time.
 _N_FFT, _BLOCKS = 8192, 32
+_BLOCK = _N_FFT - TAPS + 1
 
 # References and estimates of the same stretch, one stretch after another, from the beginning at each call.
 Stretches = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
@@ -91,8 +92,8 @@ def bss_eval_streamed(
     correlations = None
     for references, estimates in stretches():
         if correlations is None:
-            correlations = _Correlations(*(len(part) * part.shape[2] for part in (references, estimates)))
-        correlations.add(_channels(references), _channels(estimates))
+            correlations = _Correlations(len(references), references.shape[2])
+        correlations.add(references, estimates)
     if correlations is None:
         raise AudioError("there is no sample to score; give a track that has some")
     products = correlations.finish()
@@ -110,55 +111,51 @@ def bss_eval_streamed(
     return BssEvalScores(tuple(stems), sdr, isr, sir, sar, window_seconds, hop_seconds, condition)
 
 
-def _channels(sources: np.ndarray) -> Float[np.ndarray, "signal time"]:
-    """Returns each channel of each source as a row, in float64."""
-    return np.moveaxis(sources, 2, 1).reshape(-1, sources.shape[1]).astype(np.float64, copy=False)
-
-
 class _Correlations:
     """Sums of x[t - lag] y[t] over a track, for x of the references, y of references and estimates, lags 0 to 511.
 
     Blocks of the track are transformed beside the 511 samples before them, and their cross spectra added up.
     """
 
-    def __init__(self, references: int, estimates: int) -> None:
-        self._references = references
-        self._pending = np.zeros((references + estimates, TAPS - 1))  # begins with what was before the next block
-        self._spectra = np.zeros((_N_FFT // 2 + 1, references, references + estimates), np.complex128)
+    def __init__(self, sources: int, channels: int) -> None:
+        self._signals = np.zeros((2, sources, channels, TAPS - 1 + _BLOCKS * _BLOCK))  # references, then estimates
+        self._filled = TAPS - 1  # begins with what was before the next block
+        count = sources * channels
+        self._spectra = np.zeros((_N_FFT // 2 + 1, count, 2 * count), np.complex128)
 
-    def add(self, references: Float[np.ndarray, "signal time"], estimates: Float[np.ndarray, "signal time"]) -> None:
-        block, before = _N_FFT - TAPS + 1, TAPS - 1
-        signals = np.concatenate([references, estimates])
+    def add(
+        self, references: Float[np.ndarray, "source time channel"], estimates: Float[np.ndarray, "source time channel"]
+    ) -> None:
         position = 0
-        while position < signals.shape[1]:
-            # As much at a time as is transformed at a time.
-            room = before + _BLOCKS * block - self._pending.shape[1]
-            self._pending = np.concatenate([self._pending, signals[:, position : position + room]], axis=1)
-            position += room
-            if self._pending.shape[1] == before + _BLOCKS * block:
-                self._transform()
+        while position < references.shape[1]:
+            start = self._filled
+            self._filled = min(start + references.shape[1] - position, self._signals.shape[-1])
+            stop = position + self._filled - start
+            for part, whole in zip(self._signals, (references, estimates), strict=True):
+                part[:, :, start : self._filled] = np.moveaxis(whole[:, position:stop], 2, 1)
+            position = stop
+            if self._filled == self._signals.shape[-1]:
+                self._transform(_BLOCKS)
+                self._signals[..., : TAPS - 1] = self._signals[..., -(TAPS - 1) :]
+                self._filled = TAPS - 1
 
-    def _transform(self) -> None:
-        block, before = _N_FFT - TAPS + 1, TAPS - 1
-        count = (self._pending.shape[1] - before) // block
-        with_history = np.lib.stride_tricks.sliding_window_view(self._pending[: self._references], _N_FFT, axis=1)
-        delayed = scipy.fft.rfft(with_history[:, ::block], axis=2)  # (reference, block, freq)
-        current = self._pending[:, before:].reshape(len(self._pending), count, block)
-        undelayed = scipy.fft.rfft(current, n=_N_FFT, axis=2)  # (signal, block, freq)
-        self._spectra += np.matmul(
-            np.ascontiguousarray(delayed.transpose(2, 0, 1)).conj(), np.ascontiguousarray(undelayed.transpose(2, 1, 0))
-        )
-        self._pending = self._pending[:, -before:]
+    def _transform(self, blocks: int) -> None:
+        rows = self._signals.reshape(-1, self._signals.shape[-1])
+        references = rows[: len(rows) // 2]
+        with_history = np.lib.stride_tricks.sliding_window_view(references, _N_FFT, axis=1)[:, ::_BLOCK][:, :blocks]
+        alone = np.lib.stride_tricks.sliding_window_view(rows[:, TAPS - 1 :], _BLOCK, axis=1)[:, ::_BLOCK][:, :blocks]
+        delayed = scipy.fft.rfft(with_history.transpose(2, 0, 1), axis=0)  # (freq, reference, block)
+        undelayed = scipy.fft.rfft(alone.transpose(2, 1, 0), n=_N_FFT, axis=0)  # (freq, block, signal)
+        self._spectra += np.matmul(delayed.conj(), undelayed)
 
     def finish(self) -> Float[np.ndarray, "reference signal lag"]:
-        block, before = _N_FFT - TAPS + 1, TAPS - 1
-        missing = -(self._pending.shape[1] - before) % block
-        self._pending = np.pad(self._pending, [(0, 0), (0, missing)])
-        if self._pending.shape[1] > before:
-            self._transform()
+        blocks = -(-(self._filled - (TAPS - 1)) // _BLOCK)
+        self._signals[..., self._filled :] = 0.0
+        if blocks:
+            self._transform(blocks)
         circular = scipy.fft.irfft(self._spectra, n=_N_FFT, axis=0).transpose(1, 2, 0)
         # A block stands 511 samples later beside its history than alone, so that lag 511 is at place 0.
-        return np.concatenate([circular[:, :, -before:], circular[:, :, :1]], axis=2)
+        return np.concatenate([circular[:, :, -(TAPS - 1) :], circular[:, :, :1]], axis=2)
 
 
 def _filters(
@@ -183,7 +180,7 @@ def _filters(
 
     matrix = gram()
     matrix.flat[:: len(right) + 1] += np.finfo(np.float64).eps
-    norm = np.linalg.norm(matrix, 1)
+    norm = scipy.linalg.lapack.dlange("1", matrix.T)
     try:
         factor = scipy.linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
         inverse_condition, _ = scipy.linalg.lapack.dpocon(factor[0], norm, uplo="L")

@@ -159,7 +159,7 @@ def as_pair(references: np.ndarray, estimates: np.ndarray) -> tuple[np.ndarray, 
             raise AudioError(
                 f"the {name} hold values that are not finite, which have no score: look for the step that made them"
             )
-    return references.astype(np.float64), estimates.astype(np.float64)
+    return references.astype(np.float64, copy=False), estimates.astype(np.float64, copy=False)
 
 
 def _energy(waveforms: np.ndarray) -> np.ndarray | np.float64:
