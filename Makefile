@@ -43,6 +43,7 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json
 	$(BIN)/python -m train.bench_loader --output bench/loader.json
 	JAXSEP_FUZZ_CASES=1000 $(BIN)/python -m pytest --quiet tests/fuzz
+	$(BIN)/python -m jaxsep.compare.evaluate_speed --output bench/evaluate.json
 	$(BIN)/python -m jaxsep.compare.song 180 .cache/bench/song.wav
 	$(BIN)/python -m jaxsep.compare.song 3600 .cache/bench/hour.wav
 	$(BIN)/python -m jaxsep.compare.process_speed --output bench/song.json \

@@ -141,7 +141,10 @@ def test_using_the_separator_loads_neither_orbax_nor_torch():
     }
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["separate", "--help"], ["models"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["separate", "--help"], ["evaluate", "--help"], ["plot", "--help"], ["models"]],
+)
 def test_the_command_line_answers_without_jax(arguments):
     code = (
         "import sys; from jaxsep.cli.main import main\n"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from jaxsep.cli import compare, convert, env, info, models, separate
+from jaxsep.cli import compare, convert, env, evaluate, info, models, plot, separate
 from jaxsep.cli.interrupt import end_at_once, end_on_signals
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.version import __version__
@@ -66,6 +66,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("separate")(_with_exit_status(separate.separate))
+app.command("evaluate")(_with_exit_status(evaluate.evaluate))
+app.command("plot")(_with_exit_status(plot.plot))
 models_app = typer.Typer(cls=_ListByDefault, help="List the published models, or pull one.")
 models_app.command("list")(_with_exit_status(models.list_catalogue))
 models_app.command("pull")(_with_exit_status(models.pull))

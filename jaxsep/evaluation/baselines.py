@@ -1,8 +1,8 @@
-"""What separation is compared with: the best gain, the best equaliser, and masks that know the answer.
+"""What separation is compared with: the best gain, the best equaliser, and masks and a filter that know the answer.
 
 numpy in float64, without jax. A gain alone is often worth more decibels than the step from there to a network, so a
 network says little by beating the mixture. The gains are fitted on training songs, one song in memory at a time; the
-ideal mask is told the true sources of the very song.
+ideal masks and the oracle filter are told the true sources of the very song.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +32,8 @@ class Transform(NamedTuple):
 
 
 TRANSFORM = Transform()
+# That of SiSEC 2018's oracles (https://github.com/sigsep/sigsep-mus-oracle).
+SISEC = Transform(2048, 1024)
 
 
 class Song(NamedTuple):
@@ -124,6 +126,68 @@ def ideal_ratio_mask(
     for first, spectra in _spectra([mixture, *sources], transform):
         shares = np.abs(spectra[1:]) ** exponent
         estimates.add(first, _shares(shares, shares.sum(axis=0)) * spectra[0])
+    return estimates.finish()
+
+
+def ideal_binary_mask(mixture: Mixture, sources: Sources, transform: Transform = TRANSFORM) -> Sources:
+    """Returns what remains of the mixture where a source has half of its magnitude or more (SiSEC's oracle 'IBM1').
+
+    Masks of several sources may hold one bin together, or none of them.
+
+    Args:
+        mixture: A song.
+        sources: Those that are looked for.
+        transform: The STFT.
+
+    Raises:
+        AudioError: Shapes do not fit.
+        ConfigError: The frames do not overlap enough.
+    """
+    mixture, sources = _checked(Song(mixture, sources))
+    estimates = _Overlap(len(sources), mixture.shape, transform)
+    for first, spectra in _spectra([mixture, *sources], transform):
+        share = _shares(np.abs(spectra[1:]), np.abs(spectra[0]))
+        estimates.add(first, (share >= 0.5) * spectra[0])
+    return estimates.finish()
+
+
+def oracle_wiener_filter(mixture: Mixture, sources: Sources, transform: Transform = TRANSFORM) -> Sources:
+    """Returns the multichannel Wiener filter's estimates for the true powers and covariances (SiSEC's oracle 'MWF').
+
+    Each source has a power per bin and frame, and one spatial covariance per bin, estimated from the true source as in
+    sigsep-mus-oracle: normalised to the trace of an identity, with 1e-4 of one added.
+
+    Args:
+        mixture: A song.
+        sources: All that is in it.
+        transform: The STFT.
+
+    Raises:
+        AudioError: Shapes do not fit.
+        ConfigError: The frames do not overlap enough.
+    """
+    mixture, sources = _checked(Song(mixture, sources))
+    eps, channels = np.finfo(np.float64).eps, mixture.shape[1]
+    total: np.ndarray | float = 0.0
+    for _, spectra in _spectra(list(sources), transform):
+        power = np.square(np.abs(spectra)).mean(axis=3)
+        # Frames before the division: (source, freq, channel, channel).
+        weighted = spectra / (eps + power)[..., None]
+        total = total + np.einsum("snfc,snfd->sfcd", weighted, spectra.conj())
+    count = _frames(len(mixture), transform)
+    covariances = np.asarray(total) / count
+    trace = np.trace(covariances, axis1=2, axis2=3).real
+    covariances *= (channels / (trace + eps))[..., None, None]
+    covariances += 1e-4 * np.eye(channels)
+    inverses = np.linalg.inv(covariances)
+    estimates = _Overlap(len(sources), mixture.shape, transform)
+    for first, spectra in _spectra([mixture, *sources], transform):
+        power = np.einsum("snfc,sfcd,snfd->snf", spectra[1:].conj(), inverses, spectra[1:]).real / channels
+        models = power[..., None, None] * covariances[:, None]
+        whole = models.sum(axis=0) + eps * np.eye(channels)
+        estimates.add(
+            first, np.einsum("snfcd,nfd->snfc", models, np.linalg.solve(whole, spectra[0][..., None])[..., 0])
+        )
     return estimates.finish()
 
 

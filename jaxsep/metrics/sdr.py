@@ -1,7 +1,9 @@
 """Signal-to-distortion ratios over whole tracks: the global SDR of the MDX challenges, and the scale-invariant SDR.
 
-numpy in float64. BSS Eval, frame by frame and with distortion filters, is in `museval_wrapper`.
+numpy in float64. BSS Eval, frame by frame and with distortion filters, is in `bss_eval`.
 """
+
+import dataclasses
 
 import numpy as np
 from jaxtyping import Float
@@ -83,6 +85,55 @@ def si_sdr(
     return _decibels(_energy(projection), _energy(projection - estimates))
 
 
+@dataclasses.dataclass
+class TrackSums:
+    """The sums that both ratios are made of, over a track that is read stretch by stretch.
+
+    Attributes:
+        references: Sum of s^2, one for each source.
+        estimates: Sum of e^2.
+        products: Sum of s e.
+        differences: Sum of (s - e)^2.
+    """
+
+    references: Float[np.ndarray, " source"]
+    estimates: Float[np.ndarray, " source"]
+    products: Float[np.ndarray, " source"]
+    differences: Float[np.ndarray, " source"]
+
+    @classmethod
+    def of(
+        cls, references: Float[np.ndarray, "source time channel"], estimates: Float[np.ndarray, "source time channel"]
+    ) -> "TrackSums":
+        """Returns the sums over one stretch, in float64."""
+        true, estimated = references.astype(np.float64), estimates.astype(np.float64)
+        return cls(
+            np.asarray(_energy(true)),
+            np.asarray(_energy(estimated)),
+            np.sum(true * estimated, axis=(-2, -1)),
+            np.asarray(_energy(true - estimated)),
+        )
+
+    def __add__(self, other: "TrackSums") -> "TrackSums":
+        return TrackSums(*(mine + getattr(other, name) for name, mine in vars(self).items()))
+
+    def global_sdr(self, *, eps: float = MDX_EPS) -> Float[np.ndarray, " source"]:
+        """Returns what the function `global_sdr` says of the whole track."""
+        return _decibels(self.references + eps, self.differences + eps)
+
+    def si_sdr(self) -> Float[np.ndarray, " source"]:
+        """Returns what the function `si_sdr` says of the whole track.
+
+        The rest is the difference of two sums, so that it is rounding beyond some 140 dB, and infinite from there on
+        where the function would still find a number.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            projection = np.square(self.products) / self.references
+        rest = self.estimates - projection
+        rest[rest < 1e-14 * self.estimates] = 0.0
+        return _decibels(projection, rest)
+
+
 def as_pair(references: np.ndarray, estimates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns both in float64, once they are known to be fit for scoring.
 
@@ -108,7 +159,7 @@ def as_pair(references: np.ndarray, estimates: np.ndarray) -> tuple[np.ndarray, 
             raise AudioError(
                 f"the {name} hold values that are not finite, which have no score: look for the step that made them"
             )
-    return references.astype(np.float64), estimates.astype(np.float64)
+    return references.astype(np.float64, copy=False), estimates.astype(np.float64, copy=False)
 
 
 def _energy(waveforms: np.ndarray) -> np.ndarray | np.float64:

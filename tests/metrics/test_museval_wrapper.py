@@ -15,7 +15,8 @@ from parity.spleeter_reference.load import excerpt, record
 
 from jaxsep.errors import AudioError, ConfigError, JaxsepError
 from jaxsep.metrics import museval_wrapper
-from jaxsep.metrics.museval_wrapper import MusevalScores, museval_scores
+from jaxsep.metrics.frame_scores import BssEvalScores
+from jaxsep.metrics.museval_wrapper import museval_scores
 from jaxsep.metrics.sdr import global_sdr
 
 METRICS = ("sdr", "isr", "sir", "sar")
@@ -129,7 +130,7 @@ def test_a_frame_in_which_any_stem_is_silent_counts_for_none():
 
 def test_median_leaves_out_nan_and_infinite_frames_as_musevals_tables_do():
     frames = np.array([[1.0, np.nan, 3.0, np.inf, 7.0, -np.inf], [np.nan, np.nan, np.inf, np.nan, np.nan, np.nan]])
-    scores = MusevalScores(("a", "b"), frames, frames + 1, frames + 2, frames + 3, 1.0, 1.0)
+    scores = BssEvalScores(("a", "b"), frames, frames + 1, frames + 2, frames + 3, 1.0, 1.0)
     assert [scores.median("a", metric) for metric in METRICS] == [3.0, 4.0, 5.0, 6.0]
     assert math.isnan(scores.median("b"))
     assert scores.medians()["a"] == {"sdr": 3.0, "isr": 4.0, "sir": 5.0, "sar": 6.0}

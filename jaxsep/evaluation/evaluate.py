@@ -1,0 +1,286 @@
+"""Tracks in, records out: which tracks of which systems are scored, by how many processes, and what is there already.
+
+One track is scored in scoring.py; tables and pages are made of the records in report.py.
+"""
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from jaxsep import unfinished
+from jaxsep.errors import AudioError, ConfigError, JaxsepError
+from jaxsep.evaluation.scoring import BASELINES, MUSEVAL, ScoringJob, Settings, read_record, score_track
+from jaxsep.evaluation.tracks import AudioStream, TrueTrack, describe, find_estimates
+from jaxsep.metrics.museval_wrapper import require_museval
+
+# museval looks for records in the folder of this name, whatever the subset.
+RECORDS = "test"
+
+# Separates a track into a folder and returns its stems.
+Separate = Callable[[TrueTrack, Path], Mapping[str, AudioStream]]
+# Called with each job that was run, what went wrong with it, or None, and how many there are to be run.
+Progress = Callable[[ScoringJob, JaxsepError | None, int], None]
+
+
+@dataclass(frozen=True)
+class System:
+    """What is evaluated.
+
+    Attributes:
+        name: Of its folder and in every table.
+        estimates: By track and stem; None where they are made while the evaluation runs.
+        separate: Makes the estimates of a track; None for a baseline, and where they are there.
+        provenance: Where they come from, to be recorded.
+    """
+
+    name: str
+    estimates: Mapping[str, Mapping[str, AudioStream]] | None
+    separate: Separate | None
+    provenance: Mapping[str, Any]
+
+
+def baseline(name: str) -> System:
+    """Returns the mixture or an oracle as a system.
+
+    Args:
+        name: One of `BASELINES`.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in BASELINES:
+        raise ConfigError(f"There is no baseline '{name}'; give some of {', '.join(BASELINES)}.")
+    return System(name, None, None, {"baseline": name})
+
+
+def estimates_on_disk(
+    root: Path, tracks: Sequence[TrueTrack], subset: str | None, stems: Sequence[str] | None
+) -> tuple[System, tuple[str, ...]]:
+    """Returns estimates as a system, with their source set: the stems asked for, or all that the first track has.
+
+    Args:
+        root: The folder of the estimates; its name is the system's.
+        tracks: That are evaluated.
+        subset: Of the data set, or None.
+        stems: Which ones; None for all that are there.
+
+    Raises:
+        ConfigError: A track or a stem is missing, or the source set holds something twice.
+        AudioError: An estimate has another rate or number of channels than its track.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"There is no folder '{root}' with estimates.")
+    found: dict[str, dict[str, AudioStream]] = {}
+    for track in tracks:
+        files = find_estimates(root, track.name, subset)
+        if stems is None:
+            stems = tuple(files)
+            if "accompaniment" in stems and len(stems) > 2:
+                raise ConfigError(
+                    f"The estimates in '{root}' are {', '.join(stems)}, and accompaniment holds some of the others; "
+                    "name the source set with --stems, such as --stems vocals,accompaniment."
+                )
+        for stem in stems:
+            if stem not in files:
+                raise ConfigError(
+                    f"The estimates of the track '{track.name}' have no stem '{stem}', only {', '.join(files)}; "
+                    "add the file, or leave the stem out with --stems."
+                )
+            if (own := files[stem].format()) != (expected := (track.sample_rate, track.channels)):
+                raise AudioError(
+                    f"The estimate '{files[stem].path}' has {describe(own)} and its track {describe(expected)}; "
+                    "each sample is compared with the one at its place: convert the estimate first."
+                )
+        found[track.name] = files
+    assert stems is not None
+    name = Path(os.path.abspath(root)).name or "estimates"
+    return System(name, found, None, {"estimates": os.path.abspath(root)}), tuple(stems)
+
+
+def evaluate(
+    tracks: Sequence[TrueTrack],
+    systems: Sequence[System],
+    settings: Settings,
+    output: Path,
+    *,
+    jobs: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> tuple[list[dict[str, Any]], list[JaxsepError]]:
+    """Scores every track of every system, and goes on where an earlier run stopped.
+
+    A record is there under its name when it is complete. One with the same settings, of files that have not changed
+    since, is not made again.
+
+    Args:
+        tracks: Songs with their true sources.
+        systems: What is evaluated.
+        settings: What is scored, and how.
+        output: The folder of the records: SYSTEM/test/TRACK.json, where museval looks for them.
+        jobs: Processes that score tracks at the same time.
+        overwrite: Whether records of other settings are replaced, instead of refused.
+        progress: Called after every track.
+
+    Returns:
+        The records of these tracks that are there now, those of other systems with the same settings after those of
+        these, and what went wrong.
+
+    Raises:
+        ConfigError: There are records of other settings, names do not fit, or a track has no source for a stem.
+    """
+    if len({system.name for system in systems}) != len(systems):
+        raise ConfigError(f"Two systems are called {[system.name for system in systems]}; rename the folder of one.")
+    if twice := sorted({track.name for track in tracks if [each.name for each in tracks].count(track.name) > 1}):
+        raise ConfigError(f"Two tracks are called '{twice[0]}'; rename one.")
+    planned = [
+        ScoringJob(
+            track,
+            system.name,
+            {} if system.separate else system.estimates[track.name] if system.estimates else None,
+            settings,
+            system.provenance,
+            output / system.name / RECORDS / f"{track.name}.json",
+        )
+        for system in systems
+        for track in tracks
+    ]
+    pending = [job for job in planned if not _is_done(job, overwrite)]
+    failures = []
+    if MUSEVAL in settings.metrics and pending:
+        require_museval()  # before anything is separated
+    makers = {system.name: system.separate for system in systems}
+    for job, failure in _run(pending, makers, jobs):
+        if failure is not None:
+            failures.append(failure)
+        if progress is not None:
+            progress(job, failure, len(pending))
+    done = [job.output for job in planned]
+    names = {system.name for system in systems}
+    others = sorted(folder for folder in output.iterdir() if folder.name not in names) if output.is_dir() else []
+    beside = [folder / RECORDS / f"{track.name}.json" for folder in others for track in tracks]
+    records = [record for record in map(read_record, [*done, *beside]) if record is not None]
+    wanted = settings.model_dump(mode="json")
+    return [record for record in records if record["jaxsep"]["settings"] == wanted], failures
+
+
+def _is_done(job: ScoringJob, overwrite: bool) -> bool:
+    inputs = job.inputs()
+    if not os.path.lexists(job.output):
+        return False
+    record = read_record(job.output)
+    if record is None:
+        if overwrite and job.output.is_file():
+            return False
+        raise ConfigError(f"'{job.output}' is no record of jaxsep's; give another --output, or --overwrite.")
+    expected = {"settings": job.settings.model_dump(mode="json"), "provenance": dict(job.provenance)}
+    for what, value in expected.items():
+        if (found := record["jaxsep"][what]) != value:
+            if overwrite:
+                return False
+            differing = [
+                f"{key} {found.get(key)} instead of {value[key]}" for key in value if found.get(key) != value[key]
+            ]
+            raise ConfigError(
+                f"'{job.output}' was made with other settings ({'; '.join(differing)}); give another --output, or "
+                "--overwrite to score again."
+            )
+    return record["jaxsep"]["inputs"] == inputs
+
+
+def _run(
+    pending: Sequence[ScoringJob], makers: Mapping[str, Separate | None], processes: int
+) -> Iterator[tuple[ScoringJob, JaxsepError | None]]:
+    """Scores jobs in order; estimates are made here, one track ahead of the processes that score."""
+    with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary, unfinished.watched(Path(temporary)):
+
+        def made(job: ScoringJob, number: int) -> tuple[ScoringJob, JaxsepError | None]:
+            separate = makers[job.system]
+            if separate is None:
+                return job, None
+            folder = Path(temporary) / str(number)
+            folder.mkdir()
+            try:
+                return replace(job, estimates=separate(job.track, folder)), None
+            except JaxsepError as error:
+                return job, type(error)(f"The track '{job.track.name}' cannot be separated: {error}")
+
+        if processes == 1 or len(pending) < 2:
+            for number, job in enumerate(pending):
+                job, failure = made(job, number)
+                yield job, failure or score_track(job)
+                shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
+            return
+        running: deque[tuple[int, ScoringJob, Future[JaxsepError | None] | JaxsepError]] = deque()
+
+        def first() -> tuple[ScoringJob, JaxsepError | None]:
+            number, job, outcome = running.popleft()
+            if isinstance(outcome, Future):
+                try:
+                    failure = outcome.result()
+                except BrokenProcessPool:
+                    failure = AudioError(
+                        f"The process that scored the track '{job.track.name}' was ended from outside, perhaps for its "
+                        "memory; use fewer --jobs, and start again to go on."
+                    )
+            else:
+                failure = outcome
+            shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
+            return job, failure
+
+        with _pool(min(processes, len(pending))) as pool:
+            for number, job in enumerate(pending):
+                job, failure = made(job, number)
+                try:
+                    running.append((number, job, failure or pool.submit(score_track, job)))
+                except BrokenProcessPool as error:
+                    running.append((number, job, AudioError(f"The track '{job.track.name}' was not scored: {error}")))
+                if len(running) > processes:
+                    yield first()
+            while running:
+                yield first()
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Starts processes that share the cores: each with as many threads as are left for it."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in names:
+        os.environ.setdefault(name, str(max(1, cores // processes)))
+    try:
+        # Never forked: JAX has threads.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
+            yield pool
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, and leaves nothing unfinished."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        unfinished.changing_names.acquire()
+        unfinished.discard_all()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -1,0 +1,62 @@
+"""A model as a system that is evaluated: its estimates are made track by track, in files that are gone afterwards."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxsep.audio import AudioWriter
+from jaxsep.dsp.wiener import NORBERT
+from jaxsep.errors import ConfigError, nearest
+from jaxsep.evaluation.evaluate import System
+from jaxsep.evaluation.tracks import MIXTURE, AudioStream, TrueTrack, summed
+from jaxsep.separation.outputs import OutputConfig
+from jaxsep.separation.separator import Model, Separator, load_model
+from jaxsep.separation.stream import separate_file
+
+
+def model_system(
+    name_or_path: str | Path, *, wiener: bool, stems: Sequence[str] | None, device: jax.Device
+) -> tuple[System, tuple[str, ...]]:
+    """Returns a model as a system, with its source set.
+
+    A track's mixture is its file, or the sum of its sources; what `jaxsep separate --subtype FLOAT` gives is scored.
+
+    Args:
+        name_or_path: As for `load_model`.
+        wiener: Whether the multichannel Wiener filter estimates, instead of ratio masks.
+        stems: Which of the model's are evaluated; None for all.
+        device: Where it runs.
+
+    Raises:
+        ConfigError: The model has no such stem.
+        CheckpointError: It cannot be loaded.
+    """
+    model: Model = load_model(name_or_path)
+    spec = model.spec
+    for stem in stems or ():
+        if stem not in spec.stems:
+            raise ConfigError(f"'{spec.name}' has no stem '{stem}'.{nearest(stem, spec.stems)}")
+    source_set = tuple(stems or spec.stems)
+
+    # Made for the first track that is not there yet: compiling takes seconds.
+    @cache
+    def separator() -> Any:
+        return Separator(model, stems=source_set, wiener=NORBERT if wiener else None, device=device)
+
+    def separate(track: TrueTrack, folder: Path) -> dict[str, AudioStream]:
+        mixture = folder / f"{MIXTURE}.wav"
+        with AudioWriter(
+            mixture, sample_rate=track.sample_rate, channels=track.channels, format="wav", subtype="FLOAT"
+        ) as writer:
+            for block in summed(track.mixture_streams()):
+                writer.write(block)
+        separate_file(mixture, folder, separator=separator(), config=OutputConfig(subtype="FLOAT"))
+        return {stem: AudioStream(folder / MIXTURE / f"{stem}.wav") for stem in source_set}
+
+    # A name from outside must not become folders.
+    name = spec.name.replace("/", "_").replace("\\", "_").strip(". ") or "model"
+    provenance = {"model": spec.name, "sha256": model.sha256, "wiener": wiener}
+    return System(f"{name}-wiener" if wiener else name, None, separate, provenance), source_set

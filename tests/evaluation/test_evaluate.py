@@ -1,0 +1,345 @@
+"""Evaluation against museval on the same arrays, its records read by museval's own classes, and its limits."""
+
+import importlib
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from evaluation.scored_tracks import RATE, noise, two_tracks, write, write_track
+
+from jaxsep.errors import AudioError, ConfigError
+from jaxsep.evaluation.evaluate import baseline, estimates_on_disk, evaluate
+from jaxsep.evaluation.report import ALL_STEMS, aggregate, remarks, track_scores
+from jaxsep.evaluation.scoring import Settings
+from jaxsep.evaluation.tracks import find_folders, find_musdb
+from jaxsep.metrics.museval_wrapper import museval_scores
+from jaxsep.metrics.sdr import global_sdr, si_sdr
+
+# Records keep five decimals, as museval's do.
+FIVE_DECIMALS = 0.6e-5
+
+
+def score(folder: Path, output: str = "out", stems=None, **options):
+    """Scores est/ against true/ and returns the records by track, and what went wrong."""
+    tracks = find_folders(folder / "true")
+    system, source_set = estimates_on_disk(folder / "est", tracks, None, stems)
+    settings = Settings(stems=source_set, **options.pop("settings", {}))
+    records, failures = evaluate(tracks, [system], settings, folder / output, **options)
+    return {record["jaxsep"]["track"]: record for record in records}, failures
+
+
+def frames(record, stem: str, metric: str) -> list[float]:
+    (target,) = [target for target in record["targets"] if target["name"] == stem]
+    return [frame["metrics"][metric] for frame in target["frames"]]
+
+
+def test_records_hold_the_scores_of_museval_and_of_whole_tracks(tmp_path):
+    made = two_tracks(tmp_path)
+    records, failures = score(tmp_path, jobs=2)
+    assert not failures
+    assert list(records) == ["one", "two"]
+    for name, (sources, estimates) in made.items():
+        expected = museval_scores(sources, estimates, sample_rate=RATE)
+        for stem in sources:
+            for metric in ("SDR", "ISR", "SIR", "SAR"):
+                np.testing.assert_allclose(
+                    frames(records[name], stem, metric), expected.frames(stem, metric.lower()), atol=FIVE_DECIMALS
+                )
+            whole = records[name]["jaxsep"]["whole_track"]
+            assert whole["sdr"][stem] == pytest.approx(float(global_sdr(sources[stem], estimates[stem])), abs=1e-9)
+            assert whole["si-sdr"][stem] == pytest.approx(float(si_sdr(sources[stem], estimates[stem])), abs=1e-9)
+
+
+def test_museval_itself_can_be_asked_beside_ours(tmp_path):
+    two_tracks(tmp_path)
+    records, _ = score(tmp_path, settings={"metrics": ("bss-eval", "museval")})
+    for record in records.values():
+        assert len(record["targets"]) == 2
+        assert record["jaxsep"]["museval_targets"] == record["targets"]  # to five decimals
+    alone, _ = score(tmp_path, "alone", settings={"metrics": ("museval",)})
+    assert [record["targets"] for record in alone.values()] == [record["targets"] for record in records.values()]
+
+
+def test_musevals_own_tools_read_the_records_and_aggregate_as_we_do(tmp_path):
+    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        pytest.skip("museval's package cannot be imported without the programs ffmpeg and ffprobe")
+    museval = importlib.import_module("museval")
+    schema = json.loads((Path(museval.__path__[0]) / "musdb.schema.json").read_text())
+    two_tracks(tmp_path)
+    records, _ = score(tmp_path)
+    for record in records.values():
+        importlib.import_module("jsonschema").validate(record, schema)
+    ours = {(row.stem, row.metric): row for row in aggregate(track_scores(list(records.values())))}
+    for over_frames, over_tracks, name in (
+        ("median", "median", "median_of_medians"),
+        ("median", "mean", "mean_of_medians"),
+        ("mean", "median", "median_of_means"),
+        ("mean", "mean", "mean_of_means"),
+    ):
+        store = museval.EvalStore(frames_agg=over_frames, tracks_agg=over_tracks)
+        store.add_eval_dir(tmp_path / "out" / "est")
+        theirs = store.agg_frames_tracks_scores()
+        assert len(theirs) == 8
+        for (stem, metric), value in theirs.items():
+            assert getattr(ours[stem, metric], name) == pytest.approx(float(value), abs=1e-9)
+    methods = museval.MethodStore()
+    methods.add_eval_dir(tmp_path / "out" / "est")
+    assert set(methods.df["method"]) == {"est"}
+    assert set(methods.df["track"]) == {"one", "two"}
+
+
+def test_aggregates_are_of_medians_and_means_and_leave_out_what_is_not_finite(tmp_path):
+    def record(track, values):
+        frames = [{"time": 0, "duration": 1, "metrics": dict.fromkeys(("SDR", "ISR", "SIR", "SAR"), v)} for v in values]
+        own = {
+            "system": "s",
+            "track": track,
+            "settings": {"stems": ["a"]},
+            "museval_targets": [],
+            "whole_track": {"sdr": {"a": values[0]}, "si-sdr": {"a": None}},
+        }
+        return {"targets": [{"name": "a", "frames": frames}], "jaxsep": own}
+
+    rows = aggregate(
+        track_scores([record("x", [1.0, 2.0, 9.0]), record("y", [3.0, math.nan]), record("z", [5.0, 5.0, 6.0, 20.0])])
+    )
+    found = {row.metric: row for row in rows}
+    # Frame medians 2, 3, 5.5; frame means 4, 3, 9.
+    assert found["SDR"].median_of_medians == 3.0
+    assert found["SDR"].mean_of_medians == 3.5
+    assert found["SDR"].median_of_means == 4.0
+    assert found["SDR"].mean_of_means == pytest.approx(16 / 3)
+    assert found["SDR"].tracks == 3
+    assert (found["global SDR"].median_of_medians, found["global SDR"].mean_of_means) == (3.0, 3.0)
+    assert found["SI-SDR"].tracks == 0
+    assert math.isnan(found["SI-SDR"].mean_of_means)
+
+
+def test_estimates_are_cut_and_filled_by_musevals_rule(tmp_path):
+    sources = {"vocals": noise(2.5, 0), "drums": noise(2.5, 1)}
+    estimates = {"vocals": 0.9 * noise(3.0, 0), "drums": (0.9 * sources["drums"])[: 2 * RATE + 100]}
+    write_track(tmp_path, "song", sources, estimates)
+    records, failures = score(tmp_path)
+    assert not failures
+    # What museval.pad_or_truncate does.
+    fitted = {
+        "vocals": estimates["vocals"][: len(sources["vocals"])],
+        "drums": np.pad(estimates["drums"], [(0, RATE // 2 - 100), (0, 0)]),
+    }
+    expected = museval_scores(sources, fitted, sample_rate=RATE)
+    for stem in sources:
+        np.testing.assert_allclose(frames(records["song"], stem, "SDR"), expected.frames(stem), atol=FIVE_DECIMALS)
+    assert records["song"]["jaxsep"]["notes"] == [
+        "The estimate of 'drums' has 8100 samples and was filled with silence to 10000.",
+        "The estimate of 'vocals' has 12000 samples and was cut to 10000.",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "channels"), [(1.5, 1), (0.3, 2), (1 / RATE, 1)])
+def test_one_channel_and_very_short_tracks_match_museval(tmp_path, seconds, channels):
+    sources = {"a": noise(seconds, 3, channels), "b": noise(seconds, 4, channels)}
+    estimates = {stem: 0.5 * waveform for stem, waveform in sources.items()}
+    write_track(tmp_path, "song", sources, estimates)
+    records, failures = score(tmp_path)
+    assert not failures
+    expected = museval_scores(sources, estimates, sample_rate=RATE)
+    for stem in sources:
+        np.testing.assert_allclose(frames(records["song"], stem, "SDR"), expected.frames(stem), atol=FIVE_DECIMALS)
+
+
+def test_silence_takes_out_frames_as_in_museval_and_stems_by_policy(tmp_path):
+    sources = {stem: noise(3.0, seed) for seed, stem in enumerate(("vocals", "drums", "bass", "other"))}
+    sources["vocals"][RATE : 2 * RATE] = 0.0
+    sources["bass"][:] = 0.0
+    estimates = {stem: 0.7 * waveform + 0.1 * noise(3.0, 9) for stem, waveform in sources.items()}
+    estimates["other"][:] = 0.0
+    write_track(tmp_path, "song", sources, estimates)
+    records, failures = score(tmp_path)
+    assert not failures
+    rest = ("vocals", "drums")
+    expected = museval_scores(
+        {stem: sources[stem] for stem in rest}, {stem: estimates[stem] for stem in rest}, sample_rate=RATE
+    )
+    record = records["song"]
+    assert {target["name"] for target in record["targets"]} == set(rest)
+    for stem in rest:
+        found = frames(record, stem, "SIR")
+        assert [math.isnan(value) for value in found] == [False, True, False]
+        np.testing.assert_allclose(found, expected.frames(stem, "sir"), atol=FIVE_DECIMALS)
+    whole = record["jaxsep"]["whole_track"]
+    assert whole["sdr"]["bass"] is None
+    assert whole["sdr"]["other"] == 0.0
+    assert whole["si-sdr"]["other"] is None
+    assert record["jaxsep"]["left_out_of_bss_eval"] == {
+        "bass": "its true source is silent",
+        "other": "its estimate is silent",
+    }
+    assert any("'bass' is left out of BSS Eval" in remark for remark in remarks([record]))
+    rows = {(row.stem, row.metric): row for row in aggregate(track_scores([record]))}
+    assert math.isnan(rows["bass", "SDR"].median_of_medians)
+    assert rows[ALL_STEMS, "SDR"].tracks == 0  # a track that lacks a stem has no mean over stems
+
+
+def test_a_track_of_silence_has_no_score_and_is_no_crash(tmp_path):
+    silent = {"a": np.zeros((RATE, 1)), "b": np.zeros((RATE, 1))}
+    write_track(tmp_path, "song", silent, silent)
+    records, failures = score(tmp_path, settings={"metrics": ("bss-eval", "museval", "sdr", "si-sdr")})
+    assert not failures
+    assert records["song"]["targets"] == []
+    assert not any(row.tracks for row in aggregate(track_scores(list(records.values()))))
+
+
+def test_the_accompaniment_is_the_sum_of_what_no_other_stem_is(tmp_path):
+    sources = {stem: noise(1.5, seed) for seed, stem in enumerate(("vocals", "drums", "bass"))}
+    accompaniment = sources["drums"] + sources["bass"]
+    write_track(tmp_path, "song", sources, {"vocals": 0.9 * sources["vocals"], "accompaniment": 0.6 * accompaniment})
+    records, _ = score(tmp_path)
+    # 0.4 of it is missing, and float32 sums of two: seven digits.
+    assert records["song"]["jaxsep"]["whole_track"]["sdr"]["accompaniment"] == pytest.approx(
+        -20 * math.log10(0.4), abs=1e-4
+    )
+
+
+def test_a_run_goes_on_where_it_stopped_and_scores_what_has_changed(tmp_path):
+    two_tracks(tmp_path)
+    score(tmp_path)
+    done = tmp_path / "out/est/test"
+    before = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
+    (done / "two.json").unlink()
+    scored = []
+    records, _ = score(tmp_path, progress=lambda job, failure, total: scored.append(job.track.name))
+    assert scored == ["two"]
+    assert list(records) == ["one", "two"]
+    assert (done / "one.json").stat().st_mtime_ns == before["one.json"]
+    write(tmp_path / "est/one/vocals.wav", noise(3.5, 77))
+    os.utime(tmp_path / "est/one/vocals.wav", (1, 1))
+    scored.clear()
+    score(tmp_path, progress=lambda job, failure, total: scored.append(job.track.name))
+    assert scored == ["one"]
+    assert sorted(path.name for path in done.iterdir()) == ["one.json", "two.json"]
+
+
+def test_records_of_other_settings_are_refused_and_kept_unless_told(tmp_path):
+    two_tracks(tmp_path)
+    score(tmp_path)
+    kept = (tmp_path / "out/est/test/one.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"other settings \(window_seconds 1.0 instead of 0.5\).*--overwrite"):
+        score(tmp_path, settings={"window_seconds": 0.5})
+    with pytest.raises(ConfigError, match=r"other settings \(stems \['drums', 'vocals'\] instead of \['vocals'\]\)"):
+        score(tmp_path, stems=("vocals",))
+    assert (tmp_path / "out/est/test/one.json").read_bytes() == kept
+    records, _ = score(tmp_path, settings={"window_seconds": 0.5}, overwrite=True)
+    assert len(frames(records["one"], "vocals", "SDR")) == 4  # frames of 0.5 s every second in 3.5 s
+    (tmp_path / "out/est/test/one.json").write_text("mine")
+    with pytest.raises(ConfigError, match=r"one.json' is no record of jaxsep's"):
+        score(tmp_path, settings={"window_seconds": 0.5})
+    assert (tmp_path / "out/est/test/one.json").read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_decoded_fails_its_track_and_no_other(tmp_path):
+    two_tracks(tmp_path)
+    path = tmp_path / "est/one/drums.wav"
+    path.write_bytes(path.read_bytes()[:-30_000])
+    for jobs in (1, 2):
+        records, failures = score(tmp_path, f"out{jobs}", jobs=jobs)
+        assert list(records) == ["two"]
+        (failure,) = failures
+        assert str(failure).startswith("The track 'one' (est) cannot be scored: ")
+        assert "cut short" in str(failure)
+        assert not (tmp_path / f"out{jobs}/est/test/one.json").exists()
+
+
+def test_what_does_not_fit_is_refused_before_any_work(tmp_path):
+    made = two_tracks(tmp_path)
+    sources = made["one"][0]
+    (tmp_path / "est/two/drums.wav").unlink()
+    with pytest.raises(ConfigError, match=r"track 'two' have no stem 'drums', only vocals"):
+        score(tmp_path)
+    write(tmp_path / "est/two/drums.wav", sources["drums"], rate=8000)
+    with pytest.raises(AudioError, match=r"est/two/drums.wav' has 8000 Hz with 1 channel and its track 4000 Hz"):
+        score(tmp_path)
+    write(tmp_path / "est/two/drums.wav", sources["drums"].repeat(2, axis=1))
+    with pytest.raises(AudioError, match=r"has 4000 Hz with 2 channels and its track 4000 Hz with 1 channel"):
+        score(tmp_path)
+    with pytest.raises(ConfigError, match=r"no true source for the stem 'piano', only drums, vocals"):
+        evaluate(find_folders(tmp_path / "true"), [baseline("mixture")], Settings(stems=("piano",)), tmp_path / "out")
+    shutil.rmtree(tmp_path / "est/two")
+    with pytest.raises(ConfigError, match=r"no estimates of the track 'two' in .* Known: one"):
+        score(tmp_path)
+    with pytest.raises(ConfigError, match="no baseline 'irm9'; give some of mixture, irm1"):
+        baseline("irm9")
+    write(tmp_path / "true/one/bass.wav", sources["drums"], rate=8000)
+    with pytest.raises(AudioError, match=r"track 'one' has 'bass' in 8000 Hz .* and 'drums' in 4000 Hz"):
+        score(tmp_path)
+    for stem in ("vocals", "drums", "accompaniment"):
+        write(tmp_path / "est/one" / f"{stem}.wav", sources["vocals"])
+    (tmp_path / "true/one/bass.wav").unlink()
+    with pytest.raises(ConfigError, match=r"accompaniment holds some of the others; name the source set with --stems"):
+        score(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_mixture_as_a_baseline_is_that_of_the_file_or_the_sum(tmp_path):
+    sources = {"vocals": noise(1.5, 0), "drums": 0.5 * noise(1.5, 1)}
+    write_track(tmp_path, "song", sources)
+    tracks = find_folders(tmp_path / "true")
+    (record,), _ = evaluate(tracks, [baseline("mixture")], Settings(stems=("vocals", "drums")), tmp_path / "sum")
+    ratio = np.square(sources["vocals"]).sum() / np.square(sources["drums"]).sum()
+    # The error of the mixture as vocals is the drums, in float32 of 16-bit integers: exact, but for the halves.
+    assert record["jaxsep"]["whole_track"]["sdr"]["vocals"] == pytest.approx(10 * math.log10(ratio), abs=1e-2)
+    write(tmp_path / "true/song/mixture.wav", 2 * sources["vocals"])
+    tracks = find_folders(tmp_path / "true")
+    (record,), _ = evaluate(tracks, [baseline("mixture")], Settings(stems=("vocals", "drums")), tmp_path / "file")
+    assert record["jaxsep"]["whole_track"]["sdr"]["vocals"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_oracles_know_of_parts_that_no_stem_holds(tmp_path):
+    """Without the drums among its sources, the mask of the vocals would be one, and the mixture all that it gives."""
+    sources = {"vocals": noise(1.5, 0), "drums": noise(1.5, 1)}
+    write_track(tmp_path, "song", sources)
+    tracks = find_folders(tmp_path / "true")
+    systems = [baseline(name) for name in ("mixture", "irm1", "irm2", "ibm1", "mwf")]
+    records, failures = evaluate(tracks, systems, Settings(stems=("vocals",), metrics=("sdr",)), tmp_path / "out")
+    assert not failures
+    scores = {record["jaxsep"]["system"]: record["jaxsep"]["whole_track"]["sdr"]["vocals"] for record in records}
+    assert all(scores[name] > scores["mixture"] + 3 for name in ("irm1", "irm2", "ibm1", "mwf"))
+
+
+def test_musdb_is_found_in_both_forms_without_its_package(tmp_path):
+    for name in ("mixture", "drums", "bass", "other", "vocals"):
+        write(tmp_path / "hq/test/A - B" / f"{name}.wav", noise(0.1, 0))
+    (track,) = find_musdb(tmp_path / "hq", "test", is_wav=True)
+    assert (track.name, tuple(track.parts)) == ("A - B", ("drums", "bass", "other", "vocals"))
+    assert track.mixture is not None
+    with pytest.raises(ConfigError, match=r"no files of MUSDB18 .* add --hq"):
+        find_musdb(tmp_path / "hq", "test", is_wav=False)
+    (tmp_path / "hq/test/A - B/bass.wav").unlink()
+    with pytest.raises(ConfigError, match=r"bass.wav' is missing"):
+        find_musdb(tmp_path / "hq", "test", is_wav=True)
+    from parity.spleeter_reference.load import EXCERPT
+
+    from jaxsep.compare.song import excerpt
+
+    (tmp_path / "mp4/test").mkdir(parents=True)
+    (tmp_path / "mp4/test" / EXCERPT).symlink_to(excerpt())
+    (track,) = find_musdb(tmp_path / "mp4", "test", is_wav=False)
+    assert track.name == EXCERPT.removesuffix(".stem.mp4")
+    assert (track.sample_rate, track.channels) == (44100, 2)
+    assert [stream.stream for stream in track.parts.values()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("place", ["song", "test/song", "test/song/mixture", "song.stem"])
+def test_estimates_are_found_where_museval_and_separate_put_them(tmp_path, place):
+    write_track(tmp_path, "song", {"a": noise(0.5, 0), "b": noise(0.5, 1)})
+    for stem in "ab":
+        write(tmp_path / "est" / place / f"{stem}.flac", noise(0.5, 2), subtype="PCM_16")
+    tracks = find_folders(tmp_path / "true")
+    system, stems = estimates_on_disk(tmp_path / "est", tracks, "test", None)
+    assert stems == ("a", "b")
+    assert system.estimates["song"]["a"].path == tmp_path / "est" / place / "a.flac"
+    assert soundfile.info(system.estimates["song"]["a"].path).samplerate == RATE
