@@ -40,6 +40,7 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
 	$(BIN)/python -m jaxsep.compare.training_speed --output bench/training.json
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m jaxsep.compare.training_speed --output bench/training-huge-pages.json
+	$(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet.json --models wave-unet-m4 wave-unet-torch
 	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json
 	$(BIN)/python -m train.bench_loader --output bench/loader.json
 	JAXSEP_FUZZ_CASES=1000 $(BIN)/python -m pytest --quiet tests/fuzz

@@ -22,7 +22,7 @@ def convert(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file, or a directory for Orbax.")],
     family: Annotated[
-        str | None, typer.Option(help="Where foreign weights come from: spleeter, jansson, classic_unet.")
+        str | None, typer.Option(help="Where foreign weights come from: spleeter, jansson, classic_unet, wave_unet.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model.", show_default="by its form")] = None,
     licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="as known")] = None,

@@ -11,6 +11,8 @@ from jaxsep.config import Config
 from jaxsep.models.classic_unet import ClassicUNet, ClassicUNetConfig
 from jaxsep.models.jansson import JanssonConfig, JanssonUNet
 from jaxsep.models.unet import UNet, UNetConfig
+from jaxsep.models.wave_unet import WaveUNet, WaveUNetConfig
+from jaxsep.models.wave_unet_resampled import ResampledWaveUNet, ResampledWaveUNetConfig
 
 
 class Family(NamedTuple):
@@ -31,4 +33,6 @@ FAMILIES: dict[str, Family] = {
     "unet": Family(UNetConfig, UNet, "magnitude"),
     "jansson": Family(JanssonConfig, JanssonUNet, "magnitude"),
     "classic_unet": Family(ClassicUNetConfig, ClassicUNet, "magnitude"),
+    "wave_unet": Family(WaveUNetConfig, WaveUNet, "waveform"),
+    "wave_unet_resampled": Family(ResampledWaveUNetConfig, ResampledWaveUNet, "waveform"),
 }

@@ -16,7 +16,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def down(
     Returns:
         Maps of half the height and width.
     """
-    return _choose(form, _down_on_cpu, _down_native, large, kernel)
+    return choose_form(form, _down_on_cpu, _down_native, large, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -65,7 +65,7 @@ def up(
     Returns:
         Maps of twice the height and width.
     """
-    return _choose(form, _up_on_cpu, _up_native, small, kernel)
+    return choose_form(form, _up_on_cpu, _up_native, small, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -85,7 +85,7 @@ def kernel_gradient(
     """
     on_cpu = functools.partial(_kernel_gradient_on_cpu, size=size)
     native = functools.partial(_kernel_gradient_native, size=size)
-    return _choose(form, on_cpu, native, large, small)
+    return choose_form(form, on_cpu, native, large, small)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -99,7 +99,7 @@ def mask_convolution(
         kernel: One input channel, a few output channels.
         form: How it is computed.
     """
-    return _choose(form, _mask_stencil, _mask_native, maps, kernel)
+    return choose_form(form, _mask_stencil, _mask_native, maps, kernel)
 
 
 def same(
@@ -118,7 +118,8 @@ def same(
     return jax.lax.conv_general_dilated(maps, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
 
 
-def _choose(form: ConvolutionForm, on_cpu: Callable, native: Callable, *operands: Array) -> Array:
+def choose_form(form: ConvolutionForm, on_cpu: Callable, native: Callable, *operands: Array) -> Any:
+    """Applies one of two functions to the operands, as the form asks for, or by the platform that is compiled for."""
     # The forms were chosen in float32. Narrower types would round each partial sum, where one convolution rounds once.
     if form == "native" or any(operand.dtype != jnp.float32 for operand in operands):
         return native(*operands)
@@ -167,7 +168,7 @@ def _mask_forward(maps: Array, kernel: Array, form: ConvolutionForm) -> tuple[Ar
 
 def _mask_backward(form: ConvolutionForm, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     maps, kernel = saved
-    by_maps = _choose(form, _mask_stencil_transposed, _mask_native_transposed, gradient, kernel)
+    by_maps = choose_form(form, _mask_stencil_transposed, _mask_native_transposed, gradient, kernel)
     # The native kernel gradient is as fast as the memory, so there is one form of it.
     (by_kernel,) = jax.vjp(functools.partial(_mask_native, maps), kernel)[1](gradient)
     return by_maps, by_kernel

@@ -7,7 +7,7 @@ import pydantic
 
 from jaxsep.config import Config
 from jaxsep.dsp.masks import MaskConfig
-from jaxsep.dsp.overlap_add import Chunking
+from jaxsep.dsp.overlap_add import Chunking, Last
 from jaxsep.dsp.stft import STFTConfig
 from jaxsep.errors import ConfigError, nearest
 
@@ -23,6 +23,20 @@ def whole_frames(transform: STFTConfig, frames: int) -> Chunking:
     return Chunking(
         chunk_length=chunk_hop + transform.n_fft - transform.hop_length, chunk_hop=chunk_hop, lead=transform.n_fft
     )
+
+
+def whole_outputs(input_length: int, output_length: int, *, last: Last) -> Chunking:
+    """Returns how a track is cut for a network on waveforms whose estimates belong to the middle of what it sees.
+
+    Every sample is estimated once, with all of its context; zeros stand in front of the track and behind it.
+
+    Args:
+        input_length: Samples that the network sees.
+        output_length: Samples that it estimates, fewer by an even number.
+        last: What becomes of the last chunk.
+    """
+    context = (input_length - output_length) // 2
+    return Chunking(chunk_length=input_length, chunk_hop=output_length, lead=context, context=context, last=last)
 
 
 class ModelSpec(Config):
@@ -116,7 +130,7 @@ class ModelSpec(Config):
         if self.stereo == "mid_side" and (self.channels != 2 or family.domain == "waveform"):
             raise ValueError("stereo 'mid_side' is for networks on the magnitudes of two channels")
         if family.domain == "waveform":
-            return self
+            return self._checked_on_waveforms()
         if self.stft is None or self.masks is None:
             raise ValueError(f"family '{self.family}' works on magnitudes and needs 'stft' and 'masks'")
         if self.masks.kind == "ratio" and len(self.stems) == 1:
@@ -135,5 +149,24 @@ class ModelSpec(Config):
         if self.chunking.lead != self.stft.n_fft or self.chunking.window != "none":
             raise ValueError(
                 "frames start n_fft before the track and fade by themselves: lead = n_fft, window = 'none'"
+            )
+        return self
+
+    def _checked_on_waveforms(self) -> "ModelSpec":
+        if self.stft is not None or self.masks is not None:
+            raise ValueError(f"family '{self.family}' works on waveforms and has no 'stft' or 'masks'")
+        channels = getattr(self.config, "channels", self.channels)
+        if channels != self.channels:
+            raise ValueError(f"channels (= {self.channels}) are not the config's (= {channels})")
+        estimated = self.chunking.chunk_length
+        if (output_length := getattr(self.config, "output_length", None)) is not None:
+            try:
+                estimated = output_length(self.chunking.chunk_length)
+            except ConfigError as error:
+                raise ValueError(f"chunk_length: {str(error).removesuffix('.')}") from None
+        if estimated != self.chunking.estimate_length:
+            raise ValueError(
+                f"of a chunk of {self.chunking.chunk_length} samples the network estimates {estimated}, and with this "
+                f"context (= {self.chunking.context}) it would have to be {self.chunking.estimate_length}"
             )
         return self

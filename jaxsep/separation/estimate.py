@@ -26,11 +26,12 @@ class ChunkEstimates(NamedTuple):
     """What one call of the compiled function gives.
 
     Attributes:
-        waveforms: Estimates (chunk, source, time, channel), to be overlap-added.
+        waveforms: Estimates (chunk, source, time, channel), to be overlap-added; of a network that needs context,
+            shorter than the chunks.
         finite: Whether each chunk's estimates are all finite.
     """
 
-    waveforms: Float[Array, "chunk source time channel"]
+    waveforms: Float[Array, "chunk source out_time channel"]
     finite: Bool[Array, " chunk"]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxsep.errors import SeparationAborted
 from jaxsep.models.spec import ModelSpec
-from jaxsep.separation.window import ChannelGroups, Chunk, ChunkCutter, OverlapAdder, SourceChunk
+from jaxsep.separation.window import ChannelGroups, Chunk, ChunkCutter, OverlapAdder, SideBySide, SourceChunk
 from jaxsep.typing import HostSourceWaveform, HostWaveform
 
 
@@ -92,7 +92,7 @@ class MixtureWindow:
         self.error: Exception | None = None
         self._spec, self._sources, self._passes = spec, sources, passes
         self._cutter: ChunkCutter | None = None
-        self._adder: OverlapAdder | None = None
+        self._adder: OverlapAdder | SideBySide | None = None
         self._waiting: list[SourceChunk] = []
         self._finished = 0
 
@@ -107,8 +107,10 @@ class MixtureWindow:
         for block in self.mixture.blocks():
             if self._cutter is None:
                 self.groups = ChannelGroups(block.shape[1], self._spec.channels)
-                self._cutter = ChunkCutter(self._spec.chunking, block.shape[1])
-                self._adder = OverlapAdder(self._spec.chunking, self._sources, block.shape[1])
+                chunking, channels = self._spec.chunking, block.shape[1]
+                self._cutter = ChunkCutter(chunking, channels)
+                shifted = chunking.last == "shifted"
+                self._adder = SideBySide(chunking) if shifted else OverlapAdder(chunking, self._sources, channels)
             yield from self._cutter.push(block)
         if self._cutter is not None:
             yield from self._cutter.finish()
@@ -129,8 +131,8 @@ class MixtureWindow:
 
     def end(self) -> Iterator[Streamed]:
         """Yields the last samples, and how it ended."""
-        if self.error is None and self._adder is not None:
-            for block in self._cut(self._adder.finish()):
+        if self.error is None and self._adder is not None and self.added:
+            for block in self._cut(self._adder.finish(self.length)):
                 yield Streamed(self.mixture, block)
         yield Streamed(self.mixture, error=self.error)
 
@@ -141,7 +143,7 @@ class MixtureWindow:
             SeparationAborted: It returned False.
         """
         length, rate = self.mixture.length, self._spec.sample_rate
-        done = (index + 1) * self._spec.chunking.chunk_hop - self._spec.chunking.lead
+        done = (index + 1) * self._spec.chunking.chunk_hop - self._spec.chunking.estimate_lead
         if length is not None:
             done = length if index + 1 == self._spec.chunking.count(length) else min(done, length)
             done = (finished_passes * length + done) // self._passes

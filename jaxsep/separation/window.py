@@ -35,6 +35,8 @@ class ChunkCutter:
         self._filled = min(chunking.lead, chunking.chunk_length)
         self._lead_to_come = chunking.lead - self._filled
         self._chunks = 0
+        # What the window has left behind, for a last chunk that is shifted back.
+        self._behind = self._window[:0]
         self.length = 0
 
     def push(self, block: HostWaveform) -> Iterator[Chunk]:
@@ -46,9 +48,16 @@ class ChunkCutter:
         yield from self._fill(block)
 
     def finish(self) -> Iterator[Chunk]:
-        """Yields the remaining chunks, filled with zeros."""
-        missing = self._chunking.count(self.length) - self._chunks if self.length else 0
-        for _ in range(missing):
+        """Yields the remaining chunks, filled with zeros, the last one perhaps shifted back."""
+        count = self._chunking.count(self.length) if self.length else self._chunks
+        while self._chunks < count:
+            index = self._chunks
+            back = index * self._chunking.chunk_hop - self._chunking.estimate_lead
+            back -= self._chunking.start(index, self.length)
+            if back:
+                seen = np.concatenate([self._behind[len(self._behind) - back :], self._window[: self._filled]])
+                self._filled = min(len(seen), len(self._window))
+                self._window[: self._filled] = seen[: self._filled]
             yield from self._fill(np.zeros((len(self._window) - self._filled, self._window.shape[1]), np.float32))
 
     def _fill(self, block: HostWaveform) -> Iterator[Chunk]:
@@ -62,6 +71,8 @@ class ChunkCutter:
             if self._filled == chunk_length:
                 chunk = self._window.copy()
                 self._window[: chunk_length - hop] = chunk[hop:]
+                if self._chunking.last == "shifted":
+                    self._behind = chunk[:hop]
                 self._filled = chunk_length - hop
                 self._chunks += 1
                 yield chunk
@@ -79,10 +90,10 @@ class OverlapAdder:
             channels: Of the chunks.
         """
         self._chunking = chunking
-        overlap = chunking.chunk_length - chunking.chunk_hop
+        overlap = chunking.estimate_length - chunking.chunk_hop
         self._tail = np.zeros((sources, overlap, channels), np.float32)
         self._tail_weights = np.zeros(overlap)
-        self._to_drop = chunking.lead
+        self._to_drop = chunking.estimate_lead
 
     def add(self, chunk: SourceChunk) -> Iterator[HostSourceWaveform]:
         """Adds the next chunk and yields the samples that it finishes, those of the lead dropped.
@@ -109,8 +120,12 @@ class OverlapAdder:
         self._tail = total[:, hop:].copy()
         yield self._without_lead(finished)
 
-    def finish(self) -> HostSourceWaveform:
-        """Returns what the last chunk holds beyond its hop."""
+    def finish(self, length: int) -> HostSourceWaveform:
+        """Returns what the last chunk holds beyond its hop.
+
+        Args:
+            length: Samples of the track; what is returned may go beyond.
+        """
         if self._chunking.window == "none":
             return self._without_lead(self._tail)
         return self._without_lead(self._tail / self._tail_weights[:, None].astype(np.float32))
@@ -119,6 +134,37 @@ class OverlapAdder:
         dropped = min(self._to_drop, finished.shape[1])
         self._to_drop -= dropped
         return finished[:, dropped:]
+
+
+class SideBySide:
+    """Takes estimates that lie side by side, of which the last ones may be shifted back over those before.
+
+    Which chunk is the last one shows when the track ends, so the last two are held.
+    """
+
+    def __init__(self, chunking: Chunking) -> None:
+        """Starts in front of a track.
+
+        Args:
+            chunking: How the chunks were cut.
+        """
+        self._chunking = chunking
+        self._held: list[SourceChunk] = []
+        self._added = 0
+
+    def add(self, chunk: SourceChunk) -> Iterator[HostSourceWaveform]:
+        """Takes the next chunk's estimates and yields those that no later chunk can replace."""
+        self._held.append(chunk)
+        self._added += 1
+        if len(self._held) > 2:
+            yield self._held.pop(0)
+
+    def finish(self, length: int) -> HostSourceWaveform:
+        """Returns the last estimates, as `OverlapAdder.finish` does."""
+        *before, last = self._held
+        start = self._chunking.start(self._added - 1, length)
+        kept = start - (self._added - 2) * self._chunking.chunk_hop
+        return np.concatenate([*(chunk[:, :kept] for chunk in before), last], axis=1)
 
 
 class ChannelGroups:

@@ -23,6 +23,7 @@ class ScheduleConfig(Config):
         warmup_steps: Steps over which the rate rises linearly from 0 before anything else.
         steps: Of 'cosine', counted from the end of the warm-up.
         final_factor: Of 'cosine': the last rate over the first.
+        restarts: Of 'cosine': whether it begins anew after every `steps`; otherwise the rate stays where it fell to.
         decay_rate: Of 'exponential' and 'plateau'.
         decay_steps: Of 'exponential'.
         patience: Of 'plateau', in validations.
@@ -32,6 +33,7 @@ class ScheduleConfig(Config):
     warmup_steps: int = pydantic.Field(default=0, ge=0)
     steps: int | None = pydantic.Field(default=None, gt=0)
     final_factor: float = pydantic.Field(default=0.0, ge=0, le=1)
+    restarts: bool = False
     decay_rate: float = pydantic.Field(default=0.5, gt=0, lt=1)
     decay_steps: int | None = pydantic.Field(default=None, gt=0)
     patience: int | None = pydantic.Field(default=None, gt=0)
@@ -44,6 +46,8 @@ class ScheduleConfig(Config):
                 raise ValueError(f"a schedule of kind '{kind}' needs '{key}'")
             if self.kind != kind and getattr(self, key) is not None:
                 raise ValueError(f"'{key}' belongs to a schedule of kind '{kind}', not '{self.kind}'")
+        if self.restarts and self.kind != "cosine":
+            raise ValueError(f"'restarts' belongs to a schedule of kind 'cosine', not '{self.kind}'")
         return self
 
 
@@ -88,7 +92,9 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
     schedule, peak = config.schedule, config.learning_rate
     if schedule.kind == "cosine":
         assert schedule.steps is not None
-        after = optax.cosine_decay_schedule(peak, schedule.steps, alpha=schedule.final_factor)
+        fall = optax.cosine_decay_schedule(peak, schedule.steps, alpha=schedule.final_factor)
+        period = schedule.steps
+        after = (lambda step: fall(step % period)) if schedule.restarts else fall
     elif schedule.kind == "exponential":
         assert schedule.decay_steps is not None
         after = optax.exponential_decay(peak, schedule.decay_steps, schedule.decay_rate)

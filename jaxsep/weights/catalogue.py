@@ -45,6 +45,23 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class ByHand:
+    """Weights whose host gives them to people in a browser, and of which nobody published a sha256.
+
+    Attributes:
+        url: Of the page.
+        member: The file or folder, of those that the download unpacks to, which holds the model.
+        description: What it is and who made it.
+        family: As for `Archive`.
+    """
+
+    url: str
+    member: str
+    description: str
+    family: str
+
+
+@dataclass(frozen=True)
 class CatalogueEntry:
     """A published model.
 
@@ -73,7 +90,7 @@ class CatalogueEntry:
     size_bytes: int
     dtype: str
     licence: str
-    archive: Archive
+    archive: Archive | ByHand
     sha256: str | None = None
     scores: tuple[Score, ...] = ()
     bundled: bool = False
@@ -143,6 +160,46 @@ def _spleeter(
     )
 
 
+# README.md of f90/Wave-U-Net: its best vocal separator, scored on MUSDB18.
+_M5_HIGHSR_SCORES = tuple(
+    Score(stem, sdr_db, "network", "MUSDB18 test", "https://github.com/f90/Wave-U-Net")
+    for stem, sdr_db in (("accompaniment", 11.16), ("vocals", 4.95))
+)
+
+
+def _wave_unet(
+    form: str,
+    stems: tuple[str, ...],
+    sample_rate: int,
+    numbers: int,
+    member: str,
+    *,
+    repository: str = "f90/Wave-U-Net",
+    url: str = "https://www.dropbox.com/s/oq0woy3cmf5s8y7/models.zip",
+    family: str = "wave_unet",
+    scores: tuple[Score, ...] = (),
+) -> CatalogueEntry:
+    return CatalogueEntry(
+        name=f"wave-unet-{form}",
+        family=family,
+        stems=stems,
+        sample_rate=sample_rate,
+        bandwidth_hz=sample_rate / 2,
+        size_bytes=4 * numbers,
+        dtype="float32",
+        licence="MIT",
+        archive=ByHand(
+            url=url,
+            member=member,
+            description=f"{member}, published by Daniel Stoller with https://github.com/{repository}",
+            family="wave_unet",
+        ),
+        scores=scores,
+    )
+
+
+_WAVE_2STEMS, _WAVE_4STEMS = ("accompaniment", "vocals"), ("bass", "drums", "other", "vocals")
+
 CATALOGUE = (
     _spleeter(
         "spleeter-2stems",
@@ -159,6 +216,19 @@ CATALOGUE = (
     _spleeter("spleeter-4stems-16khz", _4STEM_NAMES, _WIDE_HZ, "float32", _4STEMS),
     _spleeter("spleeter-5stems", _5STEM_NAMES, _NARROW_HZ, "float32", _5STEMS),
     _spleeter("spleeter-5stems-16khz", _5STEM_NAMES, _WIDE_HZ, "float32", _5STEMS),
+    _wave_unet("m4", _WAVE_2STEMS, 22050, 10_263_390, "baseline_stereo"),
+    _wave_unet("m5-highsr", _WAVE_2STEMS, 44100, 10_265_550, "full_44KHz", scores=_M5_HIGHSR_SCORES),
+    _wave_unet("m6", _WAVE_4STEMS, 22050, 10_263_498, "full_multi_instrument"),
+    _wave_unet(
+        "torch",
+        _WAVE_4STEMS,
+        44100,
+        69_910_752,
+        "waveunet/model",
+        repository="f90/Wave-U-Net-Pytorch",
+        url="https://www.dropbox.com/s/r374hce896g4xlj/models.7z",
+        family="wave_unet_resampled",
+    ),
 )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jaxsep.errors import CheckpointError, nearest
 from jaxsep.models.spec import ModelSpec
-from jaxsep.weights import spleeter, twins
+from jaxsep.weights import spleeter, twins, wave_unet
 from jaxsep.weights.checkpoint import (
     Checkpoint,
     StorageType,
@@ -45,6 +45,7 @@ FOREIGN_FAMILIES: dict[str, ForeignFamily] = {
     "spleeter": ForeignFamily(spleeter.from_foreign, spleeter.PUBLISHED, spleeter.SPECS),
     "jansson": ForeignFamily(functools.partial(twins.from_foreign, family="jansson"), {}),
     "classic_unet": ForeignFamily(functools.partial(twins.from_foreign, family="classic_unet"), {}),
+    "wave_unet": ForeignFamily(wave_unet.from_foreign, {}, wave_unet.SPECS),
 }
 
 

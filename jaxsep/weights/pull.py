@@ -16,7 +16,7 @@ from jaxsep import unfinished
 from jaxsep.environment import cache_directory, is_offline
 from jaxsep.errors import CheckpointError, nearest
 from jaxsep.weights.archive import unpack
-from jaxsep.weights.catalogue import CatalogueEntry, find_entry, list_models
+from jaxsep.weights.catalogue import Archive, ByHand, CatalogueEntry, find_entry, list_models
 from jaxsep.weights.download import Announce, DownloadProgress, download, file_sha256
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def pull(
 
     Its archive is fetched, verified by its sha256, unpacked and converted; the model's file appears in the cache's
     `models` folder when it is complete and verified. Forms of the same weights are made of one another where one is
-    here. Processes that pull the same weights at the same time fetch them once.
+    here. Processes that pull the same weights at the same time fetch them once. Where the host gives the archive to
+    people alone, the message says what to do, and `source` is where they have put it.
 
     Args:
         name: Of the catalogue.
@@ -90,11 +91,12 @@ def pull(
     if entry.bundled:
         return bundled
     downloads = cache_directory() / "downloads"
-    with _locked(downloads / f"{entry.archive.sha256}.lock", announce):
+    key = entry.archive.sha256 if isinstance(entry.archive, Archive) else entry.name
+    with _locked(downloads / f"{key}.lock", announce):
         if target.is_file() and not force:
             return target
-        workplace = downloads / f"{entry.archive.sha256}.unpacked"
-        packed = downloads / f"{entry.archive.sha256}.tar.gz"
+        workplace = downloads / f"{key}.unpacked"
+        packed = downloads / f"{key}.tar.gz"
         try:
             with unfinished.watched(workplace):
                 weights = _find_weights(entry, source, packed, workplace, announce, progress)
@@ -114,6 +116,8 @@ def _find_weights(
     progress: DownloadProgress | None,
 ) -> _Weights:
     archive = entry.archive
+    if isinstance(archive, ByHand):
+        return _by_hand(entry, archive, source, announce)
     limit = 2 * archive.size_bytes
     licence = f"licence {entry.licence}"
     if source is None and (relative := _same_weights(entry)) is not None:
@@ -157,6 +161,24 @@ def _find_weights(
     return _Weights(workplace, archive.family, f"{archive.description}; converted from {origin}")
 
 
+def _by_hand(
+    entry: CatalogueEntry, archive: ByHand, source: str | os.PathLike[str] | None, announce: Announce
+) -> _Weights:
+    advice = (
+        f"open {archive.url} in a browser, unpack what comes, and run `jaxsep models pull {entry.name} --from "
+        f"PATH/{archive.member}`"
+    )
+    if source is None or urlsplit(os.fspath(source)).scheme in ("http", "https"):
+        raise CheckpointError(
+            f"The weights of '{entry.name}' are not on this machine, and their host gives them to people and not to "
+            f"programs: {advice}."
+        )
+    given = Path(source).expanduser()
+    if given.suffix in (".zip", ".7z"):
+        raise CheckpointError(f"{given} is packed: {advice}.")
+    return _from_folder(entry, given, announce)
+
+
 def _same_weights(entry: CatalogueEntry) -> Path | None:
     """Returns the file of a model that holds the same arrays in another form, where one is here."""
     for other in list_models():
@@ -172,7 +194,8 @@ def _from_folder(entry: CatalogueEntry, folder: Path, announce: Announce) -> _We
         return _Weights(folder, entry.archive.family, None)
     from jaxsep.weights.convert import describe_source
 
-    announce("Of these weights only the archive's sha256 is published, so nothing but you vouches for the folder.")
+    published = "only the archive's sha256" if isinstance(entry.archive, Archive) else "no sha256"
+    announce(f"Of these weights {published} is published, so nothing but you vouches for the folder.")
     return _Weights(
         folder,
         entry.archive.family,
@@ -187,6 +210,7 @@ def _check_archive(entry: CatalogueEntry, path: Path) -> None:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}; give an archive, its folder or a URL."
         ) from None
+    assert isinstance(entry.archive, Archive)
     if found != entry.archive.sha256:
         raise CheckpointError(
             f"{path} is not the archive published as '{entry.name}' (sha256 {found}, expected {entry.archive.sha256}); "

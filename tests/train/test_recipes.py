@@ -3,13 +3,15 @@
 import difflib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from jaxsep.config import Config
 from jaxsep.errors import ConfigError
 from jaxsep.models.spec import ModelSpec
-from jaxsep.weights import spleeter, twins
+from jaxsep.training.optimizer import learning_rate_schedule
+from jaxsep.weights import spleeter, twins, wave_unet
 from train.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -23,6 +25,10 @@ PUBLISHED = {
     "unet_jansson": twins.SPECS["jansson"],
     "unet_jansson_log": twins.SPECS["jansson-log"],
     "unet_classic": twins.SPECS["classic-unet"],
+    "wave_unet_m4": wave_unet.SPECS["wave-unet-m4"],
+    "wave_unet_m5_highsr": wave_unet.SPECS["wave-unet-m5-highsr"],
+    "wave_unet_m6_multi": wave_unet.SPECS["wave-unet-m6"],
+    "wave_unet_torch": wave_unet.SPECS["wave-unet-torch"],
 }
 
 
@@ -53,6 +59,34 @@ def test_spleeters_recipes_are_those_of_its_configs(stems, steps):
     assert (config.training.steps, config.training.batch_size) == (steps, 4)
     assert config.segment_length == 512 * 1024 + 3 * 1024
     assert not config.augment.any and config.data.silent == "keep"
+
+
+@pytest.mark.parametrize("name", ["wave_unet_m4", "wave_unet_m5_highsr", "wave_unet_m6_multi"])
+def test_the_wave_unets_recipes_are_those_of_its_config(name):
+    """Config.py and Training.py of f90/Wave-U-Net: the mean over sources of squared errors, and a second stage."""
+    config = load(name)
+    assert [(term.kind, term.weight) for term in config.loss.terms] == [("waveform_l2", 1 / len(config.model.stems))]
+    assert (config.optimizer.kind, config.optimizer.learning_rate) == ("adam", 1e-4)
+    assert config.optimizer.schedule.kind == "constant" and config.optimizer.schedule.warmup_steps == 0
+    assert (config.training.batch_size, config.segment_length) == (16, 147443)
+    assert (config.augment.gain_low, config.augment.gain_high) == (0.7, 1.0)
+    assert (config.validation.every_steps, config.validation.patience) == (2000, 20)
+    fine = load(name, "training.batch_size=32", "optimizer.learning_rate=1.0e-5")
+    assert fine.model == config.model and fine.optimizer.learning_rate == 1e-5
+
+
+def test_the_redesigns_recipe_is_its_programs_default():
+    """train.py of f90/Wave-U-Net-Pytorch; two cosines from 1e-3 to 5e-5 in an epoch, as its set_cyclic_lr has them."""
+    config = load("wave_unet_torch")
+    assert [(term.kind, term.weight) for term in config.loss.terms] == [("waveform_l1", 1.0)]
+    assert (config.training.batch_size, config.validation.patience) == (4, 20)
+    assert (config.augment.gain_low, config.augment.gain_high) == (0.7, 1.0)
+    cycle = config.optimizer.schedule.steps
+    assert config.validation.every_steps == 2 * cycle
+    rate = learning_rate_schedule(config.optimizer)
+    for step in (0, 1, cycle // 3, cycle - 1, cycle, 2 * cycle + 7):
+        expected = 5e-5 + 0.5 * (1e-3 - 5e-5) * (1 + np.cos(step % cycle / cycle * np.pi))
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_fine_tuning_starts_from_the_published_weights_and_keeps_their_statistics():

@@ -15,11 +15,11 @@ from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.training.step import train_step
-from jaxsep.weights import spleeter, twins
+from jaxsep.weights import spleeter, twins, wave_unet
 
-SPECS = {**spleeter.SPECS, **twins.SPECS}
+SPECS = {**spleeter.SPECS, **twins.SPECS, **wave_unet.SPECS}
 # One of each family; every recipe as it is: tests/train/test_recipe_export.py.
-NAMES = ("spleeter-2stems", "jansson", "classic-unet")
+NAMES = ("spleeter-2stems", "jansson", "classic-unet", "wave-unet-m5")
 ACCELERATORS = ("cuda", "tpu")
 EXAMPLES = 4
 
@@ -30,18 +30,20 @@ def exported(name, form, *, dtype=None, loss=None, clip_norm=None, accumulation=
     spec = SPECS[name]
     model = FAMILIES[spec.family].module(spec.config, form=form, dtype=dtype)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    magnitude = jax.ShapeDtypeStruct((1, spec.config.stride, spec.bins, spec.channels), jnp.float32)
-    variables = jax.eval_shape(partial(model.init, train=False), key, magnitude)
+    waveform = (spec.chunking.chunk_length, spec.channels)
+    seen = waveform if spec.stft is None else (spec.config.stride, spec.bins, spec.channels)
+    variables = jax.eval_shape(partial(model.init, train=False), key, jax.ShapeDtypeStruct((1, *seen), jnp.float32))
+    if loss is None:
+        loss = LossConfig() if spec.stft is not None else LossConfig(terms=(LossTerm(kind="waveform_l2"),))
     optimizer = build_optimizer(OptimizerConfig(clip_norm=clip_norm), variables["params"])
     state = jax.eval_shape(partial(create_state, optimizer=optimizer, ema=ema_decay is not None), variables)
-    waveform = (spec.chunking.chunk_length, spec.channels)
     batch = Batch(
         jax.ShapeDtypeStruct((EXAMPLES, *waveform), jnp.float32),
         jax.ShapeDtypeStruct((EXAMPLES, len(spec.stems), *waveform), jnp.float32),
     )
     step = partial(
         train_step,
-        loss_fn=partial(objective, model=model, spec=spec, loss=loss or LossConfig(), train=True),
+        loss_fn=partial(objective, model=model, spec=spec, loss=loss, train=True),
         optimizer=optimizer,
         axis_name=None,
         accumulation=accumulation,
@@ -74,8 +76,9 @@ def test_so_does_one_with_accumulation_average_clipping_and_a_loss_on_waveforms(
 
 
 def test_the_forms_for_cpus_would_be_seen():
-    for ours, native in zip(exported("jansson", "cpu"), exported("jansson", "native"), strict=True):
-        assert operations(ours) != operations(native)
+    for name in ("jansson", "wave-unet-m5"):
+        for ours, native in zip(exported(name, "cpu"), exported(name, "native"), strict=True):
+            assert operations(ours) != operations(native)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -120,6 +120,7 @@ def test_frozen_parameters_stay_bit_for_bit():
         ({"momentum": 0.9}, "belongs to the optimizer 'sgd'"),
         ({"schedule": {"kind": "cosine"}}, "needs 'steps'"),
         ({"schedule": {"kind": "constant", "patience": 3}}, "'patience' belongs to a schedule of kind 'plateau'"),
+        ({"schedule": {"kind": "constant", "restarts": True}}, "'restarts' belongs to a schedule of kind 'cosine'"),
     ],
 )
 def test_wrong_arguments_are_named(data, words):

@@ -13,12 +13,15 @@ from weights.small_models import small_spec, small_variables
 from jaxsep.compare.reference import unet as reference
 from jaxsep.errors import ConfigError
 from jaxsep.models import FAMILIES
+from jaxsep.models.spec import ModelSpec, whole_outputs
 from jaxsep.models.unet import UNet
-from jaxsep.training.objective import Batch, LossConfig, objective
+from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.training.step import train_step
+from jaxsep.weights.tree import flatten
 from jaxsep.weights.twins import SPECS
+from jaxsep.weights.wave_unet import SPECS as WAVE_SPECS
 from train.parallel import AXIS, check_batch_size, replicate_step, shard
 
 # Without dropout: its masks depend on how the batch is divided. In the native form: the question is the step.
@@ -88,6 +91,44 @@ def test_four_devices_train_other_families_as_one_does(family):
     for part in ("params", "batch_stats"):
         # As for the U-Net.
         assert_close(getattr(states[1], part), getattr(states[0], part), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [("wave-unet-m5", {"levels": 2, "filters": 3}), ("wave-unet-torch", {"n_sources": 2, "filters": (8, 16)})],
+)
+def test_four_devices_train_the_wave_unets_as_one_does(form, shape):
+    """Ten Adam steps with the same global batch, whose sources are longer than their estimates."""
+    config = WAVE_SPECS[form].config.model_copy(update=shape)
+    lengths = config.lengths(20)
+    changes = {"config": config, "chunking": whole_outputs(*lengths, last="padded"), "stems": ("first", "second")}
+    spec = ModelSpec.parse({**WAVE_SPECS[form].model_dump(), **changes}, where="the test")
+    model = FAMILIES[spec.family].module(config)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((lengths.input, 2)), train=False))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32) / 2, shapes)
+    optimizer = build_optimizer(OptimizerConfig(learning_rate=1e-4), variables["params"])
+    loss = LossConfig(terms=(LossTerm(kind="waveform_l2"),))
+    step = partial(
+        train_step, loss_fn=partial(objective, model=model, spec=spec, loss=loss, train=True), optimizer=optimizer
+    )
+    states = []
+    for devices in (None, 4):
+        run_step = replicate_step(step) if devices else jax.jit(partial(step, axis_name=None))
+        state = create_state(variables, optimizer, ema=False)
+        for index in range(10):
+            sources = np.random.default_rng(index).standard_normal((8, 2, lengths.input, 2)).astype(np.float32) * 0.2
+            batch = Batch(sources.sum(axis=1), sources)
+            state, metrics = run_step(state, shard(batch, devices) if devices else batch, jax.random.key(0))
+        assert np.isfinite(metrics.loss)
+        states.append(jax.device_get(state))
+    # As for the U-Net.
+    assert_close(states[1].params, states[0].params, 1e-5)
+    filters = [leaf for path, leaf in flatten(states[0].params).items() if path.endswith("filter")]
+    given = [leaf for path, leaf in flatten(variables["params"]).items() if path.endswith("filter")]
+    assert len(filters) == (4 if form == "wave-unet-torch" else 0)
+    for after, before in zip(filters, given, strict=True):
+        np.testing.assert_array_equal(after, before)  # fixed, as the redesign has them
 
 
 def drawn(model):

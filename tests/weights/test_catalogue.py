@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from jaxsep.weights.catalogue import find_entry, list_models
+from jaxsep.weights.catalogue import ByHand, find_entry, list_models
 from jaxsep.weights.convert import FOREIGN_FAMILIES
 from jaxsep.weights.tree import expected_shapes
 
 ENTRIES = pytest.mark.parametrize("entry", list_models(), ids=lambda entry: entry.name)
+SPLEETERS = [entry for entry in list_models() if entry.family == "unet"]
 
 
 def form(entry):
@@ -19,7 +20,7 @@ def form(entry):
 def test_spleeters_forms_are_all_there():
     # spleeter/resources/*.json, but for musdb.json, of which no weights were published.
     forms = {f"spleeter-{stems}stems{wide}" for stems in (2, 4, 5) for wide in ("", "-16khz")}
-    assert {form(entry) for entry in list_models()} == forms
+    assert {form(entry) for entry in SPLEETERS} == forms
     assert len({entry.name for entry in list_models()}) == len(list_models())
 
 
@@ -32,7 +33,7 @@ def test_an_entry_says_what_the_model_is(entry):
     assert entry.size_bytes == numbers * {"float16": 2, "float32": 4}[entry.dtype]
 
 
-@ENTRIES
+@pytest.mark.parametrize("entry", SPLEETERS, ids=lambda entry: entry.name)
 def test_an_archive_is_that_of_spleeters_release(entry):
     # deezer/spleeter, tests/test_github_model_provider.py: what the release's checksum.json must hold. 'model_dir' in
     # its configs is the same for both bandwidths.
@@ -65,7 +66,17 @@ def test_scores_are_those_of_the_paper_and_of_the_model_that_it_scored():
         ("drums", "Wiener filter"): 6.71,
         ("other", "Wiener filter"): 4.55,
     }
-    assert all(entry.scores == () for entry in list_models() if entry.name != "spleeter-4stems")
+    assert all(entry.scores == () for entry in SPLEETERS if entry.name != "spleeter-4stems")
+
+
+def test_the_published_wave_unets_are_there_with_the_scores_of_their_readme():
+    entries = {entry.name: entry for entry in list_models() if isinstance(entry.archive, ByHand)}
+    assert set(entries) == {"wave-unet-m4", "wave-unet-m5-highsr", "wave-unet-m6", "wave-unet-torch"}
+    assert {score.stem: score.sdr_db for score in entries.pop("wave-unet-m5-highsr").scores} == {
+        "vocals": 4.95,
+        "accompaniment": 11.16,
+    }
+    assert not any(entry.scores for entry in entries.values())
 
 
 def test_a_name_finds_its_entry():

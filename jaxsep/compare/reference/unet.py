@@ -111,18 +111,19 @@ def load_variables(network: nn.Module, variables: Variables) -> None:
 def to_state_dict(tree: Variables) -> dict[str, torch.Tensor]:
     """Returns our variables, or a tree of their gradients, under torch's names and in torch's layouts.
 
-    Every kernel, (height, width, large-map or input channel, small-map or output channel), becomes torch's by the same
-    permutation, since torch too stores a transposed convolution's weight like that of the convolution it transposes.
+    Every kernel, (height, width, large-map or input channel, small-map or output channel) or without a height, becomes
+    torch's by the same permutation, since torch too stores a transposed convolution's weight like that of the
+    convolution it transposes.
     """
-    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    names = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     state = {}
     for collection in tree.values():
         for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
             *layer, name = (entry.key for entry in path)
             array = np.array(leaf)
             if name == "kernel":
-                array = np.ascontiguousarray(array.transpose(3, 2, 0, 1))
-            state[".".join([*layer, names[name]])] = torch.from_numpy(array)
+                array = np.ascontiguousarray(np.moveaxis(array, (-1, -2), (0, 1)))
+            state[".".join([*layer, names.get(name, name)])] = torch.from_numpy(array)
             if name == "mean":
                 state[".".join([*layer, "num_batches_tracked"])] = torch.tensor(0)
     return state

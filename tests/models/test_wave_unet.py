@@ -1,0 +1,142 @@
+"""The Wave-U-Nets: lengths, forms, clipping, and what is refused. What other programs compute is in tests/parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsep.errors import ConfigError
+from jaxsep.models.convolutions_1d import convolve, convolve_and_halve
+from jaxsep.models.spec import ModelSpec
+from jaxsep.models.wave_unet import M1, M4, M7, WaveUNet, WaveUNetConfig
+from jaxsep.models.wave_unet_resampled import RESAMPLED, ResampledWaveUNet, ResampledWaveUNetConfig
+from jaxsep.weights.wave_unet import SPECS
+
+SMALL = WaveUNetConfig(n_sources=2, levels=3, filters=3, output_activation="linear")
+SMALL_RESAMPLED = ResampledWaveUNetConfig(n_sources=2, filters=(8, 16))
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "expected"),
+    [
+        (M4, 16384, (147443, 16389)),
+        (M7, 768 * 127 + 1024, (233459, 102405)),
+        (M1, 16384, (16384, 16384)),
+        (RESAMPLED, 2 * 44100, (97961, 88409)),
+    ],
+)
+def test_published_lengths_follow_from_the_layers(config, asked, expected):
+    """The numbers that get_padding of the original and check_padding of the redesign give."""
+    assert config.lengths(asked) == expected
+    assert config.output_length(expected[0]) == expected[1]
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL.model_copy(update={"context": False}), SMALL_RESAMPLED])
+def test_networks_give_as_many_samples_as_their_config_says(config):
+    network = (WaveUNet if isinstance(config, WaveUNetConfig) else ResampledWaveUNet)(config)
+    for asked in (1, 100):
+        lengths = config.lengths(asked)
+        shape = jax.eval_shape(
+            lambda key: network.init_with_output(key, jnp.zeros((2, 3, lengths.input, 2)), train=False)[0],  # noqa: B023
+            jax.random.key(0),
+        ).shape
+        assert shape == (2, 3, 2, lengths.output, 2)
+        assert lengths.output >= asked
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL_RESAMPLED])
+@pytest.mark.parametrize("more", [-1, 1, 2, -10_000])
+def test_lengths_that_do_not_come_out_even_are_refused_with_the_next_that_do(config, more):
+    lengths = config.lengths(100)
+    with pytest.raises(ConfigError, match=r"do not come out even at every level of the network; give (\d+)") as raised:
+        config.output_length(lengths.input + more)
+    advised = int(str(raised.value).split("; give ")[1].split(",")[0])
+    assert advised > lengths.input + more and config.output_length(advised) >= 1
+
+
+def test_other_channels_are_refused():
+    with pytest.raises(ConfigError, match="has 1 channels, and the network's config says 2"):
+        jax.eval_shape(
+            lambda: WaveUNet(SMALL).init(jax.random.key(0), jnp.zeros((SMALL.lengths(1).input, 1)), train=False)
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (WaveUNetConfig, {"n_sources": 2, "kernel_size": 14}, "kernel sizes must be odd"),
+        (WaveUNetConfig, {"n_sources": 1}, "the difference of one source"),
+        (ResampledWaveUNetConfig, {"kernel_size": 4}, "kernel_size must be odd"),
+        (ResampledWaveUNetConfig, {"filters": (8, 12)}, "must be multiples of 8"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(config, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config.parse(changes, where="the test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stft": {}}, "works on waveforms and has no 'stft'"),
+        ({"channels": 1}, r"channels \(= 1\) are not the config's \(= 2\)"),
+        ({"chunking": {"chunk_length": 147444, "chunk_hop": 16384}}, "chunk_length: The mixture has 147444 samples"),
+        (
+            {"chunking": {"chunk_length": 147443, "chunk_hop": 16389}},
+            "the network estimates 16389, and with this context",
+        ),
+        (
+            {"chunking": {"chunk_length": 147443, "chunk_hop": 16389, "context": 65527}},
+            r"lead \(= 0\) must not be less than context",
+        ),
+        (
+            {"chunking": {"chunk_length": 147443, "chunk_hop": 9, "context": 65527, "lead": 65527, "last": "shifted"}},
+            "a last chunk can be shifted where",
+        ),
+    ],
+)
+def test_specs_that_do_not_fit_the_network_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        ModelSpec.parse({**SPECS["wave-unet-m4"].model_dump(), **change}, where="the test")
+
+
+@pytest.mark.parametrize("network", [WaveUNet(SMALL), ResampledWaveUNet(SMALL_RESAMPLED)])
+def test_estimates_are_clipped_but_not_in_training(network):
+    config = network.config
+    mixture = 40 * jax.random.normal(jax.random.key(1), (1, config.lengths(20).input, 2))
+    variables = network.init(jax.random.key(0), mixture, train=False)
+    variables = jax.tree.map(lambda leaf: 3 * leaf, variables)
+    free, clipped = (network.apply(variables, mixture, train=train) for train in (True, False))
+    assert np.abs(free).max() > 1
+    if isinstance(network, WaveUNet):
+        # The first estimate is clipped before the second is the rest of the mixture.
+        middle = (mixture.shape[1] - free.shape[2]) // 2
+        rest = mixture[:, middle : middle + free.shape[2]]
+        # Of large numbers that cancel, in float32.
+        np.testing.assert_allclose(free.sum(axis=1), rest, atol=1e-6 * np.abs(free).max())
+        first = np.clip(free[:, 0], -1, 1)
+        np.testing.assert_array_equal(clipped, np.clip(np.stack([first, rest - first], axis=1), -1, 1))
+    else:
+        np.testing.assert_array_equal(clipped, np.clip(free, -1, 1))
+
+
+@pytest.mark.parametrize(("length", "size"), [(40, 15), (41, 15), (41, 4), (16, 15), (15, 15), (9, 1)])
+def test_the_form_for_cpus_computes_what_decimation_leaves_and_its_derivatives(length, size):
+    """Against the whole convolution and its automatic derivatives, in float64 on numpy's products for the values."""
+    rng = np.random.default_rng(0)
+    maps = jnp.asarray(rng.standard_normal((2, length, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((size, 3, 5)), jnp.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(maps, np.float64), size, axis=1)
+    by_numpy = np.einsum("btck,kco->bto", windows, np.asarray(kernel, np.float64))[:, ::2]
+    weights = jnp.asarray(rng.standard_normal(by_numpy.shape), jnp.float32)
+    expected = jax.grad(lambda *both: (weights * convolve(*both)[:, ::2]).sum(), argnums=(0, 1))(maps, kernel)
+    for form in ("auto", "cpu", "native"):
+        found = convolve_and_halve(maps, kernel, form)
+        # Sums of up to 45 products of order one in float32.
+        np.testing.assert_allclose(found, by_numpy, atol=2e-5)
+        gradients = jax.grad(
+            lambda maps, kernel: (weights * convolve_and_halve(maps, kernel, form)).sum(),  # noqa: B023
+            argnums=(0, 1),
+        )(maps, kernel)
+        for ours, theirs in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5)

@@ -1,0 +1,26 @@
+"""The measurement of the Wave-U-Nets' speed: both frameworks compute the same, and the report is consistent."""
+
+import json
+
+import pytest
+
+from jaxsep.compare.wave_unet_speed import measure
+from jaxsep.models.spec import ModelSpec, whole_outputs
+from jaxsep.weights.wave_unet import SPECS
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"), [("wave-unet-m4", {"levels": 2, "filters": 4}), ("wave-unet-torch", {"filters": (8, 16)})]
+)
+def test_both_frameworks_compute_the_same_and_the_report_is_consistent(form, shape):
+    config = SPECS[form].config.model_copy(update=shape)
+    chunking = whole_outputs(*config.lengths(100), last="padded")
+    spec = ModelSpec.parse({**SPECS[form].model_dump(), "config": config, "chunking": chunking}, where="the test")
+    rows = json.loads(json.dumps(measure(spec, forward_batches=(2,), step_batches=(2,), repeats=2)))
+    assert [(row["part"], row["batch"]) for row in rows] == [("forward", 2), ("step", 2)]
+    for row in rows:
+        # Means of some hundred squares in float32.
+        assert row["first_result"]["jaxsep"] == pytest.approx(row["first_result"]["pytorch"], rel=1e-4)
+        assert row["first_result"]["jaxsep"] > 0
+        assert 0 < row["minimum_seconds"]["jaxsep"] <= row["median_seconds"]["jaxsep"]
+        assert row["times_as_fast_as_pytorch"] > 0
