@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -58,6 +59,9 @@ def separators(checkpoints):
     return {name: Separator.from_pretrained(path) for name, path in checkpoints.items()}
 
 
+estimate_whole = jax.jit(estimate_sources, static_argnames=("model", "spec"))
+
+
 def noise(length, channels, seed=0):
     return np.random.default_rng(seed).uniform(-0.5, 0.5, (length, channels)).astype(np.float32)
 
@@ -68,7 +72,7 @@ def test_the_moving_window_gives_what_the_whole_track_gives_whatever_blocks_come
     separator = separators[name]
     spec = separator.model.spec
     mixture = noise(int(chunks * spec.chunking.chunk_hop), spec.channels)
-    whole = estimate_sources(separator.model.variables, jnp.asarray(mixture), model=separator.model.module, spec=spec)
+    whole = estimate_whole(separator.model.variables, jnp.asarray(mixture), model=separator.model.module, spec=spec)
     assert whole.shape == (len(spec.stems), *mixture.shape)
     for size in (1 + len(mixture) // 3, 10_000):
         blocks = [mixture[start : start + size] for start in range(0, len(mixture), size)]
@@ -90,9 +94,10 @@ def test_every_sample_is_the_networks_own_with_all_of_its_context(separators, na
     hop = chunking.chunk_hop
     places = [*range(0, len(mixture) - hop, hop)]
     last = len(mixture) - hop if spec.family == "wave_unet" else places[-1] + hop
+    apply = jax.jit(partial(module.apply, train=False))
     for start in (*places[:2], last):
         seen = jnp.asarray(padded[start : start + chunking.chunk_length])
-        expected = np.asarray(module.apply(separator.model.variables, seen, train=False))
+        expected = np.asarray(apply(separator.model.variables, seen))
         for stem, estimate in zip(spec.stems, expected, strict=True):
             found = stems[stem][start : start + hop]
             np.testing.assert_allclose(found, estimate[: len(found)], atol=3e-6)  # float32 rounding
