@@ -34,6 +34,9 @@ from train.tracks import Track, find_tracks
 # the ideal mask's too, since the equations for so long a band-limited song are close to singular.
 _START_SECONDS, _SCORED_SECONDS = 60, 30
 
+# What is not the stem that is scored.
+_REST = "accompaniment"
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -64,22 +67,22 @@ def main(
 def score(songs: Path, held_out: str, runs: dict[str, str]) -> dict[str, Any]:
     """Returns the scores of the first stem by the name of what estimated it."""
     separators = {name: Separator(load_model(workdir)) for name, workdir in runs.items()}
-    specs = {(separator.model.spec.stems, separator.model.spec.sample_rate) for separator in separators.values()}
-    if len(specs) != 1:
-        raise ConfigError("The runs are to be of the same stems and sample rate, to be compared.")
-    spec = next(iter(separators.values())).model.spec
-    tracks = find_tracks(DataConfig(root=str(songs), validation_tracks=(held_out,)), spec)
+    specs = [separator.model.spec for separator in separators.values()]
+    if len({(spec.stems[0], spec.sample_rate) for spec in specs}) != 1:
+        raise ConfigError("The runs are to be of the same first stem and sample rate, to be compared.")
+    stem, sample_rate = specs[0].stems[0], specs[0].sample_rate
+    tracks = find_tracks(DataConfig(root=str(songs), validation_tracks=(held_out,)), specs[0])
     (test,) = tracks.validation
-    whole = _read(test, len(spec.stems))
-    scored = slice(_START_SECONDS * spec.sample_rate, (_START_SECONDS + _SCORED_SECONDS) * spec.sample_rate)
+    whole = _read(test)
+    scored = slice(_START_SECONDS * sample_rate, (_START_SECONDS + _SCORED_SECONDS) * sample_rate)
     song = Song(whole.mixture[scored], whole.sources[:, scored])
 
     def others() -> Iterator[Song]:
-        return (_read(track, len(spec.stems)) for track in tracks.train)
+        return map(_read, tracks.train)
 
     gains, bin_gains = fit_gains(others()), fit_bin_gains(others())
     estimators: dict[str, Callable[[], HostSourceWaveform]] = {
-        "mixture": lambda: np.stack([song.mixture] * len(spec.stems)),
+        "mixture": lambda: np.stack([song.mixture] * 2),
         "constant gain": lambda: apply_gains(gains, song.mixture),
         "static gain per bin": lambda: apply_bin_gains(bin_gains, song.mixture),
         **{name: lambda each=each: _separated(each, song) for name, each in separators.items()},  # type: ignore[misc]
@@ -88,11 +91,11 @@ def score(songs: Path, held_out: str, runs: dict[str, str]) -> dict[str, Any]:
     rows: dict[str, dict[str, float]] = {}
     for name, estimate in estimators.items():
         scores = museval_scores(
-            dict(zip(spec.stems, song.sources, strict=True)),
-            dict(zip(spec.stems, estimate(), strict=True)),
-            sample_rate=spec.sample_rate,
+            dict(zip((stem, _REST), song.sources, strict=True)),
+            dict(zip((stem, _REST), estimate(), strict=True)),
+            sample_rate=sample_rate,
         )
-        rows[name] = {metric: scores.median(spec.stems[0], metric) for metric in ("sdr", "sir", "sar", "isr")}
+        rows[name] = {metric: scores.median(stem, metric) for metric in ("sdr", "sir", "sar", "isr")}
     low, high = rows["static gain per bin"]["sdr"], rows["ideal ratio mask"]["sdr"]
     for name in runs:
         rows[name]["share_of_the_gap"] = (rows[name]["sdr"] - low) / (high - low)
@@ -100,7 +103,7 @@ def score(songs: Path, held_out: str, runs: dict[str, str]) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
         "versions": versions(),
-        "stem": spec.stems[0],
+        "stem": stem,
         "held_out": held_out,
         "scored_seconds": [_START_SECONDS, _START_SECONDS + _SCORED_SECONDS],
         "trained_on": [track.name for track in tracks.train],
@@ -110,14 +113,17 @@ def score(songs: Path, held_out: str, runs: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _read(track: Track, stems: int) -> Song:
+def _read(track: Track) -> Song:
+    """Returns a song in two sources, whatever the model: its first stem, and the rest."""
     sources = track.read(0, track.length)
-    return Song(sources.sum(axis=0), sources[:stems])
+    mixture = sources.sum(axis=0)
+    return Song(mixture, np.stack([sources[0], mixture - sources[0]]))
 
 
 def _separated(separator: Separator, song: Song) -> HostSourceWaveform:
-    separation = separator.separate(song.mixture, separator.model.spec.sample_rate)
-    return np.stack([separation.stems[stem] for stem in separator.stems])
+    stems = separator.separate(song.mixture, separator.model.spec.sample_rate).stems
+    first = stems[separator.stems[0]]
+    return np.stack([first, song.mixture - first])
 
 
 def _curve(workdir: Path) -> dict[str, Any]:
