@@ -28,7 +28,7 @@ test-latest: .cache/weights/.complete
 	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--upgrade --upgrade-strategy eager --editable .[test]
 	.venv-latest/bin/python -c "import sys, jax, flax, numpy; print('Python', sys.version.split()[0], 'jax', jax.__version__, 'flax', flax.__version__, 'numpy', numpy.__version__)"
-	.venv-latest/bin/python -m pytest $(PYTEST_OPTIONS) --ignore tests/parity --ignore tests/fuzz
+	.venv-latest/bin/python -m pytest $(PYTEST_OPTIONS) --ignore tests/parity --ignore tests/compare --ignore tests/fuzz
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff format --check .

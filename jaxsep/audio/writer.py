@@ -29,6 +29,11 @@ _SCALE_BITS = {"PCM_16": 16, "PCM_24": 24}
 _PIECE = 32768
 
 
+# Folders that were not there before. Files of several inputs can lie below one of them, and the last that is discarded
+# takes it away, whichever made it.
+_made_by_this_process: set[Path] = set()
+
+
 class AudioWriter:
     """Writes one file, block by block, under a temporary name that becomes the final one when all is there.
 
@@ -86,7 +91,9 @@ class AudioWriter:
         self._temporary = self.path.with_name(_temporary_name(self.path.name))
         try:
             with unfinished.changing_names:
-                self._made_folders = [folder for folder in self.path.parents if not folder.exists()]
+                parents = self.path.absolute().parents
+                _made_by_this_process.update(folder for folder in parents if not folder.exists())
+                self._made_folders = [folder for folder in parents if folder in _made_by_this_process]
                 unfinished.begin(self._temporary, self._made_folders)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file: _OutputFile | None = _OutputFile(self._temporary)
@@ -219,6 +226,7 @@ class AudioWriter:
         with suppress(OSError):
             for folder in self._made_folders:
                 folder.rmdir()
+                _made_by_this_process.discard(folder)
 
     def __enter__(self) -> "AudioWriter":
         return self

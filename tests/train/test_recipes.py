@@ -37,7 +37,12 @@ def load(name, *overrides):
 
 
 def test_these_are_the_recipes():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PUBLISHED, "bench_guitar", "bench_guitar_finetune", "smoke"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
+        *PUBLISHED,
+        "bench_guitar",
+        "bench_guitar_finetune",
+        "smoke",
+    }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

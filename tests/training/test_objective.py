@@ -16,9 +16,9 @@ from jaxsep.separation.estimate import estimate_chunks
 from jaxsep.training.objective import Batch, LossConfig, LossKind, LossTerm, objective
 
 
-def batch_for(spec, examples=3, seed=0):
+def batch_for(spec, examples=3, seed=0, length=None):
     rng = np.random.default_rng(seed)
-    sources = rng.standard_normal((examples, 2, spec.chunking.chunk_length, 2)).astype(np.float32) * 0.2
+    sources = rng.standard_normal((examples, 2, length or spec.chunking.chunk_length, 2)).astype(np.float32) * 0.2
     return Batch(jnp.asarray(sources.sum(axis=1)), jnp.asarray(sources))
 
 
@@ -113,7 +113,8 @@ def assert_finite(spec, model, variables, kind):
         train=True,
     )
     step = jax.jit(jax.value_and_grad(lambda params, batch: value(params, batch=batch)[0]))
-    mixture, sources = map(np.asarray, batch_for(spec))
+    # 128 frames: longer than half the longest frame of the multi-resolution loss.
+    mixture, sources = map(np.asarray, batch_for(spec, length=128 * 16 + 48))
     one = sources * np.array([0, 1], np.float32)[:, None, None]
     for batch in (
         Batch(np.zeros_like(mixture), np.zeros_like(sources)),
