@@ -53,7 +53,9 @@ def test_two_processes_train_as_one_does(tmp_path, cache):
     states = [flatten(read_state(choose_checkpoint(tmp_path / name, "latest"))) for name in ("two", "one")]
     for path, leaf in states[1].items():
         if path.startswith("params"):
-            assert np.linalg.norm(states[0][path] - leaf) < 1e-5 * np.linalg.norm(leaf), path
+            # Biases begin at zero and may stay near it: ten steps of 0.01 add up the rounding of gradients, 1e-6.
+            rounding = 1e-7 * np.sqrt(leaf.size)
+            assert np.linalg.norm(states[0][path] - leaf) < 1e-5 * np.linalg.norm(leaf) + rounding, path
 
 
 @pytest.mark.parametrize("victim", [0, 1])
