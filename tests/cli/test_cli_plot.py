@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from cli.conftest import files, write_song
 
-pytest.importorskip("matplotlib", reason="matplotlib comes with the extra 'plots'")
-
 
 @pytest.fixture
 def song(place):
