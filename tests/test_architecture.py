@@ -20,6 +20,7 @@ RANKS = {
     "typing": 0,
     "errors": 0,
     "config": 0.5,
+    "recipe": 0.5,
     "environment": 0,
     "unfinished": 0,
     "dsp": 1,
@@ -30,7 +31,7 @@ RANKS = {
     "separation": 4,
     "training": 5,
     "evaluation": 6,
-    "compare": 6,
+    "compare": 6.5,
     "cli": 7,
     "demo": 8,
 }

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
-import yaml
 
 from jaxsep.config import Config
 from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.models.spec import ModelSpec
+from jaxsep.recipe import read_recipe
 from jaxsep.training.objective import LossConfig
 from jaxsep.training.optimizer import OptimizerConfig
 from jaxsep.version import __version__
@@ -249,34 +249,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: One sentence: the file or an override cannot be read, or a value is not allowed.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no mapping of keys to values; see configs/README.md.")
-    for override in overrides:
-        _override(data, override)
+    data = read_recipe(path, overrides)
     return RunConfig.parse(_with_model(data, path), where=str(path))
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    *parents, last = key.split(".")
-    if not separator or not all((*parents, last)):
-        raise ConfigError(f"'{override}' is no override; give key.path=value, such as training.steps=1000.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"The value of '{override}' is not YAML; quote it.") from None
-    place: Any = data
-    for parent in parents:
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
-    if not isinstance(place, dict):
-        raise ConfigError(f"'{override}' names a key below one that holds a value.")
-    place[last] = value
 
 
 def _with_model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jaxsep.errors import ConfigError, nearest
+from jaxsep.errors import ConfigError, JaxsepError, nearest
 
 REPORT_JSON, REPORT_MARKDOWN = "speed.json", "speed.md"
 
@@ -37,13 +37,14 @@ def speed(
     if task not in ("inference", "training", "both"):
         raise ConfigError(f"--task is '{task}'; give 'inference', 'training' or 'both'.")
     from jaxsep.cli.runtime import find_model
-    from jaxsep.compare.frameworks import FRAMEWORKS, processors
+    from jaxsep.compare.frameworks import processors
+    from jaxsep.compare.legs import PACKAGES
     from jaxsep.compare.speed import TASKS, measure_speed, to_markdown
 
     chosen = tuple(name.strip() for name in frameworks.split(","))
     for name in chosen:
-        if name not in FRAMEWORKS:
-            raise ConfigError(f"There is no framework '{name}'.{nearest(name, FRAMEWORKS)}")
+        if name not in PACKAGES:
+            raise ConfigError(f"There is no framework '{name}'.{nearest(name, PACKAGES)}")
     if threads is not None and threads > processors():
         raise ConfigError(f"--threads is {threads}, and there are {processors()} processors.")
     find_model(model)
@@ -64,3 +65,30 @@ def speed(
         unfinished.write_text(content)
         unfinished.rename(output / name)
     print(text)
+
+
+def study(
+    config: Annotated[Path, typer.Argument(help="A study, such as configs/study_smoke.yaml.", show_default=False)],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of its keys, such as data.root=songs.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A folder for runs and reports; the same command goes on in it.")
+    ] = Path("study"),
+) -> None:
+    """Train the same network in several frameworks, from the same weights on the same batches, and compare scores."""
+    from jaxsep.compare.study_config import load_study
+    from jaxsep.evaluation.plots import require_matplotlib
+
+    chosen = load_study(config, tuple(changes or ()))
+    require_matplotlib()
+    from jaxsep.compare.study import run_study
+    from jaxsep.compare.study_report import to_markdown, write_study
+
+    runs, known = run_study(chosen, output, tell=lambda line: print(line, flush=True))
+    summary, files = write_study(chosen, runs, known, output)
+    print(to_markdown(summary))
+    print(f"{files[-1]} has it with pictures.")
+    reasons = list(dict.fromkeys(run["refused"] for run in runs if "refused" in run))
+    if reasons:
+        raise JaxsepError(f"Not all runs could be made: {reasons[0]}")

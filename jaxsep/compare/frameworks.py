@@ -26,8 +26,10 @@ TENSORFLOW_TWINS = {"unet": ("unet_keras", "build_unet")}
 LEARNING_RATE = 1e-4
 
 Inputs = np.ndarray
-# Makes the call or the step once, and returns when its result is in host memory.
+# Makes the call once, and returns when its result is in host memory.
 Call = Callable[[], Any]
+# Makes a step on a mixture and its sources, and returns the loss when the parameters are updated too.
+Step = Callable[[Inputs, Inputs], float]
 
 
 class Framework(Protocol):
@@ -41,8 +43,12 @@ class Framework(Protocol):
         """Returns what compiles (and does nothing where there is no such thing), and what estimates the sources."""
         ...
 
-    def training(self, mixture: Inputs, sources: Inputs) -> tuple[Call, Call]:
-        """Returns what compiles, and what makes a step of Adam on the mean absolute error and returns the loss."""
+    def training(self, mixture: Inputs, sources: Inputs, learning_rate: float = LEARNING_RATE) -> tuple[Call, Step]:
+        """Returns what compiles for such inputs, and what makes a step of Adam on the mean absolute error."""
+        ...
+
+    def variables(self) -> Variables:
+        """Returns the weights as the variables of our module, after the steps that were made."""
         ...
 
     def device_memory_bytes(self) -> int | None:
@@ -69,14 +75,14 @@ class Jax:
         apply = jax.jit(lambda variables, inputs: self._module.apply(variables, inputs, train=False))
         return _compiled(apply, lambda call: np.asarray(call(self._variables, mixture)), (self._variables, mixture))
 
-    def training(self, mixture: Inputs, sources: Inputs) -> tuple[Call, Call]:
+    def training(self, mixture: Inputs, sources: Inputs, learning_rate: float = LEARNING_RATE) -> tuple[Call, Step]:
         """See `Framework`."""
         import jax
         import jax.numpy as jnp
 
         from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 
-        optimizer = build_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE), self._variables["params"])
+        optimizer = build_optimizer(OptimizerConfig(learning_rate=learning_rate), self._variables["params"])
         # Copies, because the step overwrites them.
         params, statistics = jax.tree.map(
             jnp.array, (self._variables["params"], self._variables.get("batch_stats", {}))
@@ -102,12 +108,20 @@ class Jax:
             params = jax.tree.map(jnp.add, params, updates)
             return (params, statistics, moments, key), value
 
-        def make(call: Any) -> float:
+        def make(call: Any, mixture: Inputs, sources: Inputs) -> float:
             nonlocal state
             state, value = call(state, mixture, sources)
+            params, statistics, *_ = state
+            self._variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
             return float(jax.block_until_ready((value, state))[0])
 
         return _compiled(jax.jit(step, donate_argnums=0), make, (state, mixture, sources))
+
+    def variables(self) -> Variables:
+        """See `Framework`."""
+        import jax
+
+        return jax.device_get(self._variables)
 
     def device_memory_bytes(self) -> int | None:
         """See `Framework`."""
@@ -116,9 +130,9 @@ class Jax:
         return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def _compiled(function: Any, use: Callable[[Any], Any], arguments: tuple[Any, ...]) -> tuple[Call, Call]:
+def _compiled(function: Any, use: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Call, Callable[..., Any]]:
     compiled: list[Any] = []
-    return lambda: compiled.append(function.lower(*arguments).compile()), lambda: use(compiled[0])
+    return lambda: compiled.append(function.lower(*arguments).compile()), lambda *inputs: use(compiled[0], *inputs)
 
 
 class PyTorch:
@@ -134,7 +148,7 @@ class PyTorch:
         reference.load_variables(network, variables)
         if spec.stft is not None:
             network = network.to(memory_format=torch.channels_last)
-        self._network = network
+        self._network, self._reference = network, reference
         self._call = torch.compile(network) if compiled else network
 
     def inference(self, mixture: Inputs) -> tuple[Call, Call]:
@@ -150,23 +164,26 @@ class PyTorch:
 
         return _nothing, estimate
 
-    def training(self, mixture: Inputs, sources: Inputs) -> tuple[Call, Call]:
+    def training(self, mixture: Inputs, sources: Inputs, learning_rate: float = LEARNING_RATE) -> tuple[Call, Step]:
         """See `Framework`."""
         import torch
 
-        inputs, targets = self._inputs(mixture), torch.from_numpy(sources).movedim(-1, 2)
-        self._network.train()
         # The fastest of torch's three forms of Adam.
-        optimizer = torch.optim.Adam(self._network.parameters(), lr=LEARNING_RATE, fused=True)
+        optimizer = torch.optim.Adam(self._network.parameters(), lr=learning_rate, fused=True)
 
-        def step() -> float:
+        def step(mixture: Inputs, sources: Inputs) -> float:
+            self._network.train()
             optimizer.zero_grad(set_to_none=True)
-            loss = (self._call(inputs) - targets).abs().mean()
+            loss = (self._call(self._inputs(mixture)) - torch.from_numpy(sources).movedim(-1, 2)).abs().mean()
             loss.backward()
             optimizer.step()
             return loss.item()
 
         return _nothing, step
+
+    def variables(self) -> Variables:
+        """See `Framework`."""
+        return self._reference.to_variables(self._network)
 
     def device_memory_bytes(self) -> int | None:
         """See `Framework`: the twin runs on the CPU."""
@@ -187,9 +204,9 @@ class TensorFlow:
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        reference, build = _twin(TENSORFLOW_TWINS, spec, "TensorFlow")
+        self._reference, build = _twin(TENSORFLOW_TWINS, spec, "TensorFlow")
         self._network = build(spec.config)
-        reference.load_variables(self._network, variables)
+        self._reference.load_variables(self._network, variables)
         self._wrap = tf.function if compiled else (lambda function: function)
 
     def inference(self, mixture: Inputs) -> tuple[Call, Call]:
@@ -200,14 +217,20 @@ class TensorFlow:
         call = self._wrap(lambda magnitude: self._network(magnitude, training=False))
         return _nothing, lambda: call(inputs).numpy()
 
-    def training(self, mixture: Inputs, sources: Inputs) -> tuple[Call, Call]:
+    def training(self, mixture: Inputs, sources: Inputs, learning_rate: float = LEARNING_RATE) -> tuple[Call, Step]:
         """See `Framework`."""
         import keras
         import tensorflow as tf
 
-        inputs, targets = tf.constant(mixture), tf.constant(sources)
-        # optax's and torch's epsilon, which Keras has ten times as large.
-        optimizer = keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8)
+        class Adam(keras.optimizers.Adam):
+            """Adam as in its paper, in optax and in torch. Keras adds epsilon before the bias is corrected."""
+
+            def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+                steps = tf.cast(self.iterations + 1, variable.dtype)
+                self.epsilon = 1e-8 * tf.sqrt(1 - self.beta_2**steps)
+                super().update_step(gradient, variable, learning_rate)
+
+        optimizer = Adam(learning_rate)
         optimizer.build(self._network.trainable_variables)
 
         def step(inputs: Any, targets: Any) -> Any:
@@ -220,23 +243,24 @@ class TensorFlow:
             return loss
 
         call = self._wrap(step)
-        return _nothing, lambda: float(call(inputs, targets))
+        return _nothing, lambda mixture, sources: float(call(tf.constant(mixture), tf.constant(sources)))
+
+    def variables(self) -> Variables:
+        """See `Framework`."""
+        return self._reference.to_variables(self._network)
 
     def device_memory_bytes(self) -> int | None:
         """See `Framework`: the twin runs on the CPU."""
         return None
 
 
-# What is compared, by the names that reports give it, in their order: the module that is imported, and what builds it.
-FRAMEWORKS: dict[str, tuple[str, Callable[[ModelSpec, Variables, int], Framework]]] = {
-    "jax": ("jax", Jax),
-    "torch": ("torch", PyTorch),
-    "torch-compile": ("torch", lambda spec, variables, threads: PyTorch(spec, variables, threads, compiled=True)),
-    "tensorflow": ("tensorflow", TensorFlow),
-    "tensorflow-function": (
-        "tensorflow",
-        lambda spec, variables, threads: TensorFlow(spec, variables, threads, compiled=True),
-    ),
+# What builds each of `jaxsep.compare.legs.PACKAGES`.
+FRAMEWORKS: dict[str, Callable[[ModelSpec, Variables, int], Framework]] = {
+    "jax": Jax,
+    "torch": PyTorch,
+    "torch-compile": lambda spec, variables, threads: PyTorch(spec, variables, threads, compiled=True),
+    "tensorflow": TensorFlow,
+    "tensorflow-function": lambda spec, variables, threads: TensorFlow(spec, variables, threads, compiled=True),
 }
 
 

@@ -4,21 +4,18 @@ One leg is in speed_leg.py, the frameworks are in frameworks.py. `RULES` says ho
 """
 
 import datetime
-import importlib.util
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsep.compare.frameworks import FRAMEWORKS, processors
+from jaxsep.compare import speed_leg
+from jaxsep.compare.frameworks import processors
+from jaxsep.compare.legs import PACKAGES, run_leg
 from jaxsep.compare.speed_leg import Leg
 from jaxsep.environment import processor, versions
 
@@ -41,7 +38,7 @@ RULES = (
 def measure_speed(
     model: str,
     *,
-    frameworks: Sequence[str] = tuple(FRAMEWORKS),
+    frameworks: Sequence[str] = tuple(PACKAGES),
     tasks: Sequence[str] = TASKS,
     batch_size: int = 1,
     threads: int | None = None,
@@ -54,7 +51,7 @@ def measure_speed(
 
     Args:
         model: A model's name or path; its weights are those of all.
-        frameworks: Names of `FRAMEWORKS`.
+        frameworks: Names of `PACKAGES`.
         tasks: 'inference', 'training' or both.
         batch_size: Segments in a call.
         threads: Of each framework; None for all processors.
@@ -85,7 +82,7 @@ def measure_speed(
                     warm_up=warm_up,
                     repeats=repeats,
                 )
-                measured = run_leg(leg)
+                measured = run_leg(speed_leg.__name__, leg, framework=framework, threads=threads)
                 if "refused" in measured:
                     reasons[key] = measured["refused"]
                 else:
@@ -114,31 +111,6 @@ def measure_speed(
         "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
         "rows": rows,
     }
-
-
-def run_leg(leg: Leg) -> dict[str, Any]:
-    """Returns what a process of its own measures, or {'refused': why it could not}."""
-    package = FRAMEWORKS[leg.framework][0]
-    if importlib.util.find_spec(package) is None:
-        return {"refused": f"the package '{package}' is not installed here"}
-    with tempfile.TemporaryDirectory(prefix="jaxsep.") as folder:
-        order, result = Path(folder, "leg.json"), Path(folder, "result.json")
-        order.write_text(leg.model_dump_json())
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(leg.threads),
-            # TensorFlow's notes on its start; errors still come.
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            # The twins run on the CPU, so ours does; where a GPU is, TensorFlow too must leave it alone.
-            "JAX_PLATFORMS": "cpu",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        command = [sys.executable, "-m", "jaxsep.compare.speed_leg", str(order), str(result)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            return {"refused": f"it failed: {lines[-1][:300]}"}
-        return json.loads(result.read_text())
 
 
 def _summary(rounds: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:

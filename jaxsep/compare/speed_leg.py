@@ -6,16 +6,14 @@ clock starts for it; jaxsep itself, which reads the weights and describes the ne
 
 import gc
 import importlib
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from jaxsep.compare.legs import PACKAGES, as_leg, limit_processors
 from jaxsep.config import Config
 from jaxsep.environment import peak_memory_bytes
 
@@ -24,7 +22,7 @@ class Leg(Config):
     """What one process measures.
 
     Attributes:
-        framework: A name of `jaxsep.compare.frameworks.FRAMEWORKS`.
+        framework: A name of `PACKAGES`.
         task: 'inference' or 'training'.
         model: A model's name or path.
         batch_size: Segments in a call.
@@ -49,8 +47,8 @@ def measure(leg: Leg) -> dict[str, Any]:
         How long the import, the build (reading and placing weights), compilation and the first call took, what the
         first call gave ('first_value': the loss, or the sum of the estimates), every counted call, and peaks of memory.
     """
-    # Named before anything of it is imported: the names are JAX's and TensorFlow's own.
-    package = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow"}[leg.framework.split("-")[0]]
+    limit_processors(leg.threads)
+    package = PACKAGES[leg.framework]
     times: dict[str, Any] = {}
     module = _timed(times, "import_seconds", lambda: importlib.import_module(package))
     times["memory_after_import_bytes"] = peak_memory_bytes()
@@ -60,7 +58,7 @@ def measure(leg: Leg) -> dict[str, Any]:
 
     def build() -> tuple[Any, Any]:
         checkpoint = load_pretrained(leg.model)
-        return checkpoint.spec, FRAMEWORKS[leg.framework][1](checkpoint.spec, checkpoint.variables, leg.threads)
+        return checkpoint.spec, FRAMEWORKS[leg.framework](checkpoint.spec, checkpoint.variables, leg.threads)
 
     spec, framework = _timed(times, "build_seconds", build)
     rng = np.random.default_rng(0)
@@ -70,7 +68,8 @@ def measure(leg: Leg) -> dict[str, Any]:
         compile_call, call = framework.inference(mixture)
     else:
         sources = np.abs(rng.standard_normal((leg.batch_size, len(spec.stems), *shape), np.float32))
-        compile_call, call = framework.training(mixture, sources)
+        compile_call, step = framework.training(mixture, sources)
+        call = partial(step, mixture, sources)
     _timed(times, "compile_seconds", compile_call)
     first = _timed(times, "first_call_seconds", call)
     for _ in range(leg.warm_up):
@@ -107,19 +106,8 @@ def _timed(times: dict[str, Any], name: str, function: Callable[[], Any]) -> Any
 
 
 def main() -> None:
-    """Reads a leg, measures it and writes what it took; a refusal is written as {'refused': sentence}."""
-    from jaxsep.errors import JaxsepError
-
-    order, result = map(Path, sys.argv[1:])
-    try:
-        leg = Leg.parse(json.loads(order.read_text()), where="a leg")
-        if hasattr(os, "sched_setaffinity"):
-            # XLA has no option for its threads: it takes as many as there are processors for the process.
-            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: leg.threads])
-        measured = measure(leg)
-    except JaxsepError as error:
-        measured = {"refused": str(error)}
-    result.write_text(json.dumps(measured))
+    """Measures the leg of the file that is named first, and writes the result to the second."""
+    as_leg(Leg, measure)
 
 
 if __name__ == "__main__":

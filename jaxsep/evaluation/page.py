@@ -47,9 +47,6 @@ def make_page(data: dict[str, Any], scores: Sequence["TrackScore"], rows: Sequen
         "Versions": _flat(data["versions"]),
     }
     parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>Evaluation: {_text(', '.join(systems))}</title><style>{_STYLE}</style></head><body>",
         "<h1>Evaluation</h1><dl>",
         *(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items()),
         f"</dl><h2>Summary, in dB</h2><p>{_text(data['aggregation'])}</p>",
@@ -63,7 +60,34 @@ def make_page(data: dict[str, Any], scores: Sequence["TrackScore"], rows: Sequen
     ]
     if data["remarks"]:
         parts += ["<h2>Remarks</h2><ul>", *(f"<li>{_text(each)}</li>" for each in data["remarks"]), "</ul>"]
-    return "\n".join([*parts, "</body></html>"]) + "\n"
+    return html_page(f"Evaluation: {', '.join(systems)}", parts)
+
+
+def html_page(title: str, parts: Sequence[str]) -> str:
+    """Returns a page that needs nothing beside itself.
+
+    Args:
+        title: As text.
+        parts: Of its body, as HTML.
+    """
+    head = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
+    ]
+    return "\n".join([*head, *parts, "</body></html>"]) + "\n"
+
+
+def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> str:
+    """Returns a table, wide ones in a box of their own.
+
+    Args:
+        headings: Of the columns, as text.
+        rows: Cells, as text.
+        texts: How many columns are words; the others are numbers.
+    """
+    lines = [_row(headings, "th", texts=texts), *(_row(row, "td", texts=texts) for row in rows)]
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def box_plot(groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[float]]]]], unit: str = "dB") -> str:
@@ -206,15 +230,9 @@ def _tracks(scores: Sequence["TrackScore"]) -> list[str]:
     details = []
     opened = " open" if len(by_track) == 1 else ""
     for track, lines in by_track.items():
-        table = [_row(["system", "stem", *metrics], "th", texts=2)]
-        table += [
-            _row([*of, *(decibels(values.get(metric, math.nan)) for metric in metrics)], "td", texts=2)
-            for of, values in lines.items()
-        ]
-        details.append(
-            f"<details{opened}><summary>{_text(track)}</summary>"
-            f'<div class="scroll"><table>{"".join(table)}</table></div></details>'
-        )
+        rows = [[*of, *(decibels(values.get(metric, math.nan)) for metric in metrics)] for of, values in lines.items()]
+        table = html_table(["system", "stem", *metrics], rows, texts=2)
+        details.append(f"<details{opened}><summary>{_text(track)}</summary>{table}</details>")
     return details
 
 

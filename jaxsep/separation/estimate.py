@@ -173,7 +173,8 @@ def masked(
     Where masks are zero above the model's bandwidth, only the bins below it are returned.
     """
     if masks.kind == "direct":
-        factors = direct_masks(magnitudes, jnp.abs(spectrogram[..., : magnitudes.shape[-2], :]))
+        mixture = jnp.abs(spectrogram[..., : magnitudes.shape[-2], :])
+        factors = direct_masks(magnitudes, mixture, sharpening=masks.sharpening)
     else:
         factors = ratio_masks(magnitudes, exponent=masks.exponent, eps=masks.eps)
     if sources is not None:

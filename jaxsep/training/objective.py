@@ -150,6 +150,7 @@ def objective(
     )
     if all(term.kind in _ON_MAGNITUDES for term in loss.terms):
         return _sum(loss, spec, updated, batch, magnitudes, None)
+    masks = masks.model_copy(update={"sharpening": 1.0})
     covered = rotated(synthesise(all_bins(masked(magnitudes, spectrogram, masks), transform), transform), spec)
     # Where not all frames overlap, no inverse transform restores the sample.
     partial = transform.n_fft - transform.hop_length

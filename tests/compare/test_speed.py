@@ -8,13 +8,13 @@ import torch
 from typer.testing import CliRunner
 
 from jaxsep.cli.main import app
-from jaxsep.compare import speed
 from jaxsep.compare.frameworks import FRAMEWORKS
-from jaxsep.compare.speed import RULES, measure_speed, run_leg, to_markdown
+from jaxsep.compare.legs import PACKAGES, run_leg
+from jaxsep.compare.speed import RULES, measure_speed, to_markdown
 from jaxsep.compare.speed_leg import Leg, segment_shape
 from jaxsep.models.spec import ModelSpec
 from jaxsep.weights.checkpoint import save_checkpoint
-from jaxsep.weights.tree import expected_shapes, unflatten
+from jaxsep.weights.tree import expected_shapes, flatten, unflatten
 
 # Smooth, and without dropout, so that frameworks are comparable step by step.
 SPEC = ModelSpec.parse(
@@ -62,8 +62,9 @@ def model(tmp_path_factory):
     return path
 
 
-def leg(model, framework, task):
-    return Leg(framework=framework, task=task, model=str(model), batch_size=2, threads=1, warm_up=1, repeats=3)
+def measured_leg(model, framework, task):
+    leg = Leg(framework=framework, task=task, model=str(model), batch_size=2, threads=1, warm_up=1, repeats=3)
+    return run_leg("jaxsep.compare.speed_leg", leg, framework=framework, threads=1)
 
 
 def test_all_frameworks_estimate_and_learn_the_same():
@@ -71,18 +72,19 @@ def test_all_frameworks_estimate_and_learn_the_same():
     rng = np.random.default_rng(1)
     mixture = np.abs(rng.standard_normal((2, *segment_shape(SPEC)), np.float32))
     sources = np.abs(rng.standard_normal((2, 2, *segment_shape(SPEC)), np.float32))
-    estimates, losses = {}, {}
-    threads = torch.get_num_threads()
+    estimates, losses, trained = {}, {}, {}
+    threads, start = torch.get_num_threads(), flatten(variables())
     try:
         # torch.compile takes a minute to compile a step; that it runs is seen by its own leg below.
         for name in ("torch", "jax", "tensorflow", "tensorflow-function"):
-            framework = FRAMEWORKS[name][1](SPEC, variables(), threads)
+            framework = FRAMEWORKS[name](SPEC, variables(), threads)
             compile_call, estimate = framework.inference(mixture)
             compile_call()
             estimates[name] = estimate()
             compile_step, step = framework.training(mixture, sources)
             compile_step()
-            losses[name] = [step() for _ in range(10)]
+            losses[name] = [step(mixture, sources) for _ in range(10)]
+            trained[name] = flatten(framework.variables())
     finally:
         torch.set_num_threads(threads)
     for name in ("jax", "tensorflow", "tensorflow-function"):
@@ -90,12 +92,16 @@ def test_all_frameworks_estimate_and_learn_the_same():
         assert np.abs(estimates[name] - estimates["torch"]).max() < 1e-5 * np.abs(estimates["torch"]).max(), name
         # Rounding grows with Adam's steps, of a ten-thousandth each; a wrong optimizer or loss differs from 1e-4 on.
         np.testing.assert_allclose(losses[name], losses["torch"], rtol=1e-5, err_msg=name)
+        for path, expected in trained["torch"].items():
+            # Ten steps of 1e-4 and less; Adam makes the most of the rounding of gradients near zero.
+            assert np.abs(trained[name][path] - expected).max() < 1e-4, (name, path)
+            assert np.abs(trained[name][path] - start[path]).max() > 0 or "batch_stats" in path
     assert losses["torch"][-1] < losses["torch"][0]
 
 
 @pytest.mark.parametrize(("framework", "task"), [("jax", "training"), ("torch-compile", "inference")])
 def test_a_leg_measures_in_a_process_of_its_own(model, framework, task):
-    measured = run_leg(leg(model, framework, task))
+    measured = measured_leg(model, framework, task)
     assert len(measured["call_seconds"]) == 3 and min(measured["call_seconds"]) > 0
     assert np.isfinite(measured["first_value"]) and measured["import_seconds"] > 0.01
     # The network's weights are some kilobytes; what counts is the frameworks themselves.
@@ -104,7 +110,7 @@ def test_a_leg_measures_in_a_process_of_its_own(model, framework, task):
 
 
 def test_legs_that_cannot_run_say_why(model, monkeypatch):
-    monkeypatch.setitem(speed.FRAMEWORKS, "torch", ("torch_that_is_not_here", FRAMEWORKS["torch"][1]))
+    monkeypatch.setitem(PACKAGES, "torch", "torch_that_is_not_here")
     report = measure_speed(str(model), frameworks=("jax", "torch"), tasks=("inference",), rounds=2, repeats=2)
     ours, theirs = report["rows"]
     assert theirs == {
@@ -120,7 +126,7 @@ def test_legs_that_cannot_run_say_why(model, monkeypatch):
 
 
 def test_a_leg_that_fails_is_told_in_a_sentence(tmp_path):
-    assert "refused" in run_leg(leg(tmp_path / "absent.safetensors", "jax", "inference"))
+    assert "refused" in measured_leg(tmp_path / "absent.safetensors", "jax", "inference")
 
 
 def test_the_command_writes_both_reports_and_overwrites_none(model, tmp_path):

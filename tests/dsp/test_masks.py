@@ -63,6 +63,17 @@ def test_direct_masks_are_zero_and_have_finite_gradients_where_the_mixture_is_si
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("sharpening", [2.0, 3.5])
+def test_sharpened_masks_are_powers_of_the_masks_with_finite_gradients_at_zero(sharpening):
+    mixture, estimated = magnitudes((5, 7, 2)) + 0.1, magnitudes((3, 5, 7, 2))
+    estimated[1] = 0
+    masks = direct_masks(jnp.asarray(estimated), jnp.asarray(mixture), sharpening=sharpening)
+    # A quotient and a power: some ten float32 roundings.
+    np.testing.assert_allclose(masks, (estimated / mixture) ** sharpening, rtol=2e-6)
+    gradient = jax.grad(lambda values: direct_masks(values, jnp.asarray(mixture), sharpening=sharpening).sum())
+    assert np.isfinite(gradient(jnp.asarray(estimated))).all()
+
+
 def test_softmax_masks_sum_to_one():
     masks = softmax_masks(jnp.asarray(magnitudes()) * 50 - 25)
     np.testing.assert_allclose(np.asarray(masks).sum(axis=1), 1, rtol=1e-6)

@@ -1,0 +1,202 @@
+"""A study: the same network is trained in each framework from the same weights on the same batches, and then scored.
+
+Runs come in pairs. For each seed all frameworks start from the same first weights and see the same batches in the same
+order, so that the difference of their scores is due to their arithmetic alone; over seeds it is a sample. One run is in
+study_leg.py, the statistics are in equivalence.py, what is written about it is in study_report.py.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsep import unfinished
+from jaxsep.compare import study_leg
+from jaxsep.compare.frameworks import processors
+from jaxsep.compare.legs import run_leg
+from jaxsep.compare.study_config import StudyConfig
+from jaxsep.compare.study_data import Songs, check_songs, prepare_songs
+from jaxsep.compare.study_leg import StudyLeg
+from jaxsep.environment import processor, versions
+from jaxsep.errors import ConfigError
+
+RULES = (
+    "For each seed, all frameworks start from the same weights, drawn by our module, and learn from the same batches "
+    "in the same order; hashes of all that was learned from are compared.",
+    "The loss is the mean absolute error of the network's magnitudes, the optimizer Adam (betas 0.9 and 0.999, epsilon "
+    "1e-8 after the bias correction, which Keras does before it unless told); float32, the same threads, no dropout "
+    "unless the config says so: each framework draws its own.",
+    "One run at a time, each in a process of its own, the frameworks by turns; a step ends when loss and parameters "
+    "are computed. Times are medians over all steps but the first of all runs, memory is the largest peak in training.",
+    "Trained weights are converted to ours and scored by one and the same program; how far the framework's own network "
+    "is from the converted one is told as 'network difference', max|a - b| / max|b| on one chunk of a test song.",
+    "Scores are medians over frames of one second (BSS Eval v4), averaged over test songs.",
+)
+
+_CONFIG = "config.json"
+
+
+def run_study(
+    config: StudyConfig, workdir: Path, *, tell: Callable[[str], None] = lambda line: None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Makes all runs that are not there yet.
+
+    Every run that ends is kept, so that a study which was killed goes on with the run that was on its way.
+
+    Args:
+        config: The study.
+        workdir: Where runs, weights and prepared songs are kept.
+        tell: Called with a line before every run.
+
+    Returns:
+        The runs, one for each framework and seed, and what is known beside them: machine, versions, scores of the
+        mixture. A run that could not be made says why under 'refused'.
+
+    Raises:
+        ConfigError: The folder holds another study, or one that is running, or the songs do not fit.
+        AudioError: A song cannot be read.
+    """
+    threads = processors() if config.threads is None else config.threads
+    if threads > processors():
+        raise ConfigError(f"'threads' is {threads}, and there are {processors()} processors.")
+    check_songs(config)
+    with _alone(workdir):
+        _check_same(config, workdir)
+        tell("reading the songs")
+        songs = prepare_songs(config, workdir / "songs")
+        _check_lengths(config, songs)
+        runs = []
+        for seed in range(config.seeds):
+            initial = _initial(config, seed, workdir)
+            # By turns, so that what changes in the course of a seed changes for none of them alone.
+            turn = seed % len(config.frameworks)
+            for framework in (*config.frameworks[turn:], *config.frameworks[:turn]):
+                runs.append(_run(config, framework, seed, initial, workdir, threads, tell))
+        return runs, {
+            "processor": processor(),
+            "processors": processors(),
+            "threads": threads,
+            "system": platform.platform(),
+            "versions": versions(),
+            "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
+            "songs": {"learned_from": songs.train, "scored": songs.test, "sha256": songs.sha256},
+            "mixture": _scores_of_the_mixture(config, songs),
+        }
+
+
+def _run(
+    config: StudyConfig,
+    framework: str,
+    seed: int,
+    initial: Path,
+    workdir: Path,
+    threads: int,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    name = f"{framework}-{seed}"
+    result = workdir / "runs" / f"{name}.json"
+    if result.exists():
+        return json.loads(result.read_text(encoding="utf-8"))
+    tell(f"seed {seed + 1} of {config.seeds}: {framework}")
+    leg = StudyLeg(
+        framework=framework,
+        seed=seed,
+        study=config,
+        songs=str(workdir / "songs"),
+        initial=str(initial),
+        trained=str(workdir / "weights" / f"{name}.safetensors"),
+        threads=threads,
+    )
+    (workdir / "weights").mkdir(exist_ok=True)
+    found = run_leg(study_leg.__name__, leg, framework=framework, threads=threads)
+    if "refused" in found:
+        return {"framework": framework, "seed": seed, **found}
+    _write(result, found)
+    return found
+
+
+def _initial(config: StudyConfig, seed: int, workdir: Path) -> Path:
+    """The first weights of a seed, drawn once and kept as a checkpoint."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxsep.compare.speed_leg import segment_shape
+    from jaxsep.models import FAMILIES
+    from jaxsep.weights.checkpoint import save_checkpoint
+
+    path = workdir / "weights" / f"initial-{seed}.safetensors"
+    if not path.exists():
+        spec = config.model
+        module = FAMILIES[spec.family].module(spec.config)
+        shape = (1, *segment_shape(spec))
+        variables = jax.jit(lambda key: module.init(key, jnp.zeros(shape), train=False))(jax.random.key(seed))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, spec, jax.device_get(variables))
+    return path
+
+
+def _scores_of_the_mixture(config: StudyConfig, songs: Songs) -> dict[str, dict[str, float]]:
+    from jaxsep.metrics.bss_eval import bss_eval
+    from jaxsep.metrics.frame_scores import METRICS
+
+    found = []
+    for name in songs.test:
+        true, mixture = study_leg.excerpt(config, songs, name)
+        found.append(bss_eval(true, dict.fromkeys(true, mixture), sample_rate=config.model.sample_rate))
+    return {
+        stem: {metric: float(np.mean([scores.median(stem, metric) for scores in found])) for metric in METRICS}
+        for stem in config.model.stems
+    }
+
+
+def _check_lengths(config: StudyConfig, songs: Songs) -> None:
+    for name in songs.test:
+        _, mixture = study_leg.excerpt(config, songs, name)
+        if len(mixture) < config.model.sample_rate:
+            raise ConfigError(
+                f"Of the song '{name}' less than a second is left to score from {config.data.start_seconds:g} s on; "
+                "lower 'data.start_seconds'."
+            )
+
+
+def _check_same(config: StudyConfig, workdir: Path) -> None:
+    """Refuses to go on with another study; more seeds are the same study."""
+    path = workdir / _CONFIG
+    described = config.model_dump(mode="json")
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key in described if key != "seeds" and described[key] != before.get(key)]
+        if changed:
+            raise ConfigError(
+                f"'{workdir}' holds a study with another '{changed[0]}'; give another folder with -o, "
+                "or take that one away."
+            )
+    _write(path, described)
+
+
+@contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Holds the folder for this process: nothing is measured while another run is active in it."""
+    from filelock import FileLock, Timeout
+
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(workdir / ".lock")
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(f"Another study is running in '{workdir}'; wait for it, or give another folder.") from None
+    except OSError as error:
+        raise ConfigError(f"'{workdir}' cannot be written: {error.strerror}.") from None
+
+
+def _write(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished.watched(path.with_name(f".{path.name}.part")) as part:
+        part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
