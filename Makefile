@@ -12,7 +12,7 @@ STAMPS := $(VENV)/.stamps
 # Two at a time: JAX uses more than one core at times, and the tests' memory is that of the largest model for each.
 PYTEST_OPTIONS ?= --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-latest check bench bench-train bench-tpu clean
+.PHONY: demo test test-latest check bench bench-study bench-train bench-tpu clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/python -m jaxsep.demo
@@ -61,6 +61,11 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 # looks for a TPU at every start.
 bench-tpu: .venv-tpu/.complete
 	.venv-tpu/bin/python -m train.tpu_programs --output bench/tpu.json
+
+# Some forty minutes; the same command goes on where it was stopped.
+bench-study: $(STAMPS)/dev .cache/muldjord/.complete
+	$(BIN)/jaxsep compare study configs/study_guitar.yaml -o .cache/bench/study data.root=.cache/muldjord/songs
+	mkdir -p bench && cp .cache/bench/study/study.json bench/study.json
 
 # Four songs of real guitars in stems, CC BY-SA: used from Debian's package, never committed.
 bench-train: $(STAMPS)/dev .cache/muldjord/.complete

@@ -8,11 +8,13 @@ import pydantic
 import pytest
 import yaml
 
+from jaxsep.compare.study_config import StudyConfig
 from jaxsep.config import Config
 from jaxsep.models import FAMILIES
 from train.config import CHANGEABLE, RunConfig
 
 README = Path(__file__).parents[2] / "configs" / "README.md"
+STUDIES = "# Studies\n"
 HEADING_OF_A_FAMILY = "### model.config of the family "
 
 
@@ -30,8 +32,8 @@ def rows_of(text: str) -> dict[str, str]:
 
 
 def sections() -> tuple[str, dict[str, str]]:
-    """Returns the README without the tables of single families, and these by family."""
-    text = README.read_text()
+    """Returns the README on recipes without the tables of single families, and these by family."""
+    text = README.read_text().partition(STUDIES)[0]
     families = {}
     for part in re.split(f"(?=^{re.escape(HEADING_OF_A_FAMILY)})", text, flags=re.MULTILINE)[1:]:
         own = re.split(r"(?m)^##? ", part.removeprefix("###"))[0]
@@ -75,6 +77,12 @@ def test_every_key_of_a_run_is_described_with_its_default():
     described, keys = rows_of(sections()[0]), keys_of(RunConfig)
     assert len(keys) > 80
     assert_described(described, keys)
+
+
+def test_every_key_of_a_study_is_described_with_its_default():
+    """But for those of the model, which are those of a run's."""
+    described = rows_of(README.read_text().partition(STUDIES)[2])
+    assert_described(described, {key: field for key, field in keys_of(StudyConfig).items() if "model." not in key})
 
 
 def test_every_family_is_described():

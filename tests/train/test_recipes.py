@@ -37,7 +37,7 @@ def load(name, *overrides):
 
 
 def test_these_are_the_recipes():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
+    assert {path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("study_")} == {
         *PUBLISHED,
         "bench_guitar",
         "bench_guitar_finetune",
