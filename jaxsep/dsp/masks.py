@@ -26,8 +26,8 @@ class MaskConfig(Config):
             see `direct_masks`, which is a network's own mask where that is what it multiplies the mixture with.
         exponent: For 'ratio': magnitudes are raised to it before their ratio is taken; 2 makes a Wiener-like mask, 1 an
             amplitude ratio.
-        sharpening: For 'direct': the power of the masks with which a track is separated. What is mostly other sources is
-            then left out further: better SIR for more artefacts. A loss sees the masks themselves.
+        sharpening: For 'direct': the power of the masks with which a track is separated. What is mostly other sources
+            is then left out further: better SIR for more artefacts. A loss sees the masks themselves.
         eps: For 'ratio': keeps silence finite. Each of N sources has eps / N more, so that the masks still sum to one.
         extension: What masks are above the model's bandwidth; see `extend_masks`.
     """
