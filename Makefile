@@ -17,18 +17,21 @@ PYTEST_OPTIONS ?= --numprocesses 2 --dist loadfile
 demo: $(STAMPS)/demo
 	$(BIN)/python -m jaxsep.demo
 
+# What is compared with other people's numbers is compiled as users have it, all else without optimisation.
 test: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) --unoptimized --ignore tests/parity --ignore tests/compare
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/parity tests/compare
 
 # The suite's core on a newer Python with the newest of every package that we depend on. Not in CI: it tells in time
-# what the next releases will break. Comparisons with other people's packages are left to `make test`.
+# what the next releases will break. What needs PyTorch, which is gigabytes there, or TensorFlow is left to `make test`.
+OTHER_FRAMEWORKS = $(shell grep -rlE "^ *(import|from) (torch|tensorflow)" tests) tests/parity tests/compare
 test-latest: .cache/weights/.complete
 	@$(PYTHON_LATEST) --version || { echo "There is no $(PYTHON_LATEST) here; give one by PYTHON_LATEST=path."; exit 1; }
 	$(PYTHON_LATEST) -m venv .venv-latest
 	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--upgrade --upgrade-strategy eager --editable .[test]
+		--upgrade --upgrade-strategy eager --editable .[test-core]
 	.venv-latest/bin/python -c "import sys, jax, flax, numpy; print('Python', sys.version.split()[0], 'jax', jax.__version__, 'flax', flax.__version__, 'numpy', numpy.__version__)"
-	.venv-latest/bin/python -m pytest $(PYTEST_OPTIONS) --ignore tests/parity --ignore tests/compare --ignore tests/fuzz
+	.venv-latest/bin/python -m pytest $(PYTEST_OPTIONS) --unoptimized $(addprefix --ignore ,$(OTHER_FRAMEWORKS))
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff format --check .

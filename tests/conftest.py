@@ -1,5 +1,8 @@
 """Switches for the whole suite."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +13,27 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # So that what is replicated over devices has several to be replicated over.
 jax.config.update("jax_num_cpu_devices", 4)
+
+# Compiled so, a program of the tests is there five times as soon, and most of them run for a moment only.
+UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--unoptimized", action="store_true", help="Have XLA compile without optimisation.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets XLA's flags for this process, its workers and all that they start, if this XLA knows them."""
+    if config.getoption("--unoptimized") and not hasattr(config, "workerinput"):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMIZED}".strip()
+        known = subprocess.run(
+            [sys.executable, "-c", "import jax; jax.devices()"],
+            env={**os.environ, "XLA_FLAGS": flags},
+            capture_output=True,
+            check=False,
+        )
+        if known.returncode == 0:
+            os.environ["XLA_FLAGS"] = flags
 
 
 @pytest.fixture(autouse=True, scope="module")

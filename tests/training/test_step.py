@@ -1,4 +1,4 @@
-"""The step: devices and accumulation change nothing, what is not finite changes nothing, and PyTorch does the same."""
+"""The step: devices and accumulation change nothing, what is not finite changes nothing."""
 
 from functools import partial
 
@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
-from weights.small_models import small_spec, small_variables
+from training.step_runs import SPEC, assert_close, batch_of, run, step_and_state
+from weights.small_models import small_spec
 
-from jaxsep.compare.reference import unet as reference
 from jaxsep.errors import ConfigError
 from jaxsep.models import FAMILIES
 from jaxsep.models.spec import ModelSpec, whole_outputs
@@ -23,52 +22,6 @@ from jaxsep.weights.tree import flatten
 from jaxsep.weights.twins import SPECS
 from jaxsep.weights.wave_unet import SPECS as WAVE_SPECS
 from train.parallel import AXIS, check_batch_size, replicate_step, shard
-
-# Without dropout: its masks depend on how the batch is divided. In the native form: the question is the step.
-SPEC = small_spec(config={**small_spec().config.model_dump(), "dropout": 0.0})
-
-
-def batch_of(step, examples=8):
-    rng = np.random.default_rng(step)
-    shape = (examples, 2, SPEC.chunking.chunk_length, 2)
-    sources = rng.standard_normal(shape).astype(np.float32) * 0.2
-    return Batch(sources.sum(axis=1), sources)
-
-
-def step_and_state(config=None, *, axis_name=None, ema=False, **options):
-    variables = initial_variables()
-    optimizer = build_optimizer(config or OptimizerConfig(learning_rate=1e-3), variables["params"])
-    model = UNet(SPEC.config, form="native", axis_name=axis_name)
-    loss_fn = partial(objective, model=model, spec=SPEC, loss=LossConfig(), train=True)
-    step = partial(train_step, loss_fn=loss_fn, optimizer=optimizer, **options)
-    return step, create_state(variables, optimizer, ema=ema)
-
-
-def initial_variables():
-    """As at the start of a training: statistics 0 and 1."""
-    variables = small_variables(SPEC)
-    stats = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: np.ones_like(leaf) if path[-1].key == "var" else np.zeros_like(leaf),
-        variables["batch_stats"],
-    )
-    return {"params": variables["params"], "batch_stats": stats}
-
-
-def run(step, state, steps, key=0, devices=None):
-    metrics = []
-    for index in range(steps):
-        batch = batch_of(index)
-        state, found = step(state, shard(batch, devices) if devices else batch, jax.random.key(key))
-        metrics.append(jax.device_get(found))
-    return jax.device_get(state), metrics
-
-
-def assert_close(found, expected, tolerance):
-    """Relative L2 of each leaf."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
-        other = dict(jax.tree_util.tree_leaves_with_path(found))[path]
-        error = np.linalg.norm(np.asarray(other) - leaf) / np.linalg.norm(leaf)
-        assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.2e}"
 
 
 @pytest.mark.parametrize("family", ["jansson", "classic_unet"])
@@ -217,56 +170,6 @@ def test_dropout_differs_between_steps_and_repeats_between_runs():
     later = jitted(state.replace(step=jnp.int32(1)), batch_of(0), jax.random.key(0))[1].loss
     assert first == again
     assert first != later
-
-
-@pytest.mark.parametrize(
-    "kind, rate, steps, losses, updates", [("adam", 1e-4, 50, 1e-4, 1e-2), ("sgd", 1e-2, 5, 1e-5, 1e-4)]
-)
-def test_training_matches_pytorch(kind, rate, steps, losses, updates):
-    """The same start, batches and optimizer: each step's loss (relative), each leaf and its update (relative L2).
-
-    At a rate of 1e-4 rounding stays small through 50 Adam steps (at 1e-3 it moves the loss by 6e-4); Adam divides small
-    gradients by their own size, so single elements of an update may differ. Of SGD the parameters agree to 1e-5; their
-    updates are a hundredth of them, and what float32 keeps of a parameter is 1e-7.
-    """
-    variables = initial_variables()
-    step, state = step_and_state(OptimizerConfig(kind=kind, learning_rate=rate))
-    network = reference.UNet(SPEC.config)
-    reference.load_variables(network, variables)
-    network.train()
-    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind]
-    optimizer = make([p for p in network.parameters() if p.requires_grad], lr=rate)
-    found, told = run(jax.jit(partial(step, axis_name=None)), state, steps)
-    for index in range(steps):
-        batch = batch_of(index)
-        heard, targets = magnitude(batch.mixture), magnitude(batch.sources)
-        estimates = network(heard)
-        loss = (estimates - targets).abs().mean(dim=(2, 3, 4)).sum(dim=1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        assert told[index].loss == pytest.approx(loss.item(), rel=losses), f"step {index}"
-    before, after = (
-        reference.to_state_dict({"params": tree["params"]}) for tree in (variables, {"params": found.params})
-    )
-    theirs = network.state_dict()
-    assert_close(after, {name: theirs[name].numpy() for name in after}, 1e-5 if kind == "sgd" else 1e-2)
-    assert_close(
-        {name: (after[name] - before[name]).numpy() for name in after},
-        {name: (theirs[name] - before[name]).numpy() for name in after},
-        updates,
-    )
-
-
-def magnitude(waveforms):
-    """(..., time, channel) to (..., channel, frame, freq) by torch.stft, uncentred."""
-    n_fft, hop = SPEC.stft.n_fft, SPEC.stft.hop_length
-    audio = torch.from_numpy(np.moveaxis(np.asarray(waveforms), -1, -2).copy())
-    spectrum = torch.stft(
-        audio.reshape(-1, audio.shape[-1]), n_fft, hop, window=torch.hann_window(n_fft), center=False,
-        return_complex=True,
-    ).abs()  # fmt: skip
-    return spectrum.reshape(*audio.shape[:-1], *spectrum.shape[1:])[..., : SPEC.bins, :].transpose(-1, -2)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
