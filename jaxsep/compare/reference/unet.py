@@ -13,6 +13,7 @@ from torch import nn
 from jaxsep.compare.reference.layers import MaskingNetwork, SameConvTranspose2d, norm_layer
 from jaxsep.models.unet import UNetConfig
 from jaxsep.typing import Variables
+from jaxsep.weights.tree import unflatten
 
 
 class UNet(MaskingNetwork):
@@ -129,26 +130,51 @@ def to_state_dict(tree: Variables) -> dict[str, torch.Tensor]:
     return state
 
 
-def layer_outputs(network: nn.Module, magnitude: torch.Tensor) -> Mapping[str, torch.Tensor]:
+def to_variables(network: nn.Module) -> Variables:
+    """Returns the twin's weights as the variables of the linen module; the inverse of `load_variables`."""
+    state = network.state_dict()
+    leaves = {}
+    for name, tensor in state.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "num_batches_tracked":
+            continue
+        array = tensor.detach().numpy()
+        if kind == "weight" and array.ndim > 1:
+            kind, array = "kernel", np.moveaxis(array, (0, 1), (-1, -2))
+        elif kind == "weight" and f"{layer}.running_mean" in state:
+            kind = "scale"
+        kind = kind.removeprefix("running_")
+        collection = "batch_stats" if kind in ("mean", "var") else "params"
+        leaves["/".join([collection, *layer.split("."), kind])] = np.ascontiguousarray(array)
+    return unflatten(leaves)
+
+
+def layer_outputs(network: nn.Module, inputs: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """Runs the network once and returns a copy of what every layer gives, by name ('source_0/encoder_1/norm').
+
+    Blocks of layers are among them. Where one gives several maps, their names end in their numbers
+    ('source_0/encoder_1[0]').
 
     Args:
         network: The twin, in whichever mode it is.
-        magnitude: (batch, channel, frame, freq).
+        inputs: Magnitudes (batch, channel, frame, freq) or waveforms (batch, channel, time).
     """
     outputs: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-            # A copy, because the next activation works in place.
-            outputs[name.replace(".", "/")] = output.detach().clone()
+        def hook(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            # Copies, because the next activation works in place.
+            path = name.replace(".", "/")
+            if isinstance(output, torch.Tensor):
+                outputs[path] = output.detach().clone()
+            else:
+                outputs.update({f"{path}[{i}]": maps.detach().clone() for i, maps in enumerate(output)})
 
         return network.get_submodule(name).register_forward_hook(hook)
 
-    leaves = [name for name, module in network.named_modules() if not list(module.children())]
-    handles = [keep(name) for name in leaves]
+    handles = [keep(name) for name, _ in network.named_modules() if name]
     try:
-        network(magnitude)
+        network(inputs)
     finally:
         for handle in handles:
             handle.remove()
