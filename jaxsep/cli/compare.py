@@ -11,8 +11,9 @@ from jaxsep.cli.runtime import DeviceKind
 from jaxsep.errors import ConfigError, nearest
 
 BEYOND_THRESHOLD = 1
-# What a twin needs, by its name; their versions are in the report.
-PACKAGES = ("torch", "tensorflow", "keras")
+TWINS = ("torch", "tensorflow")
+# What twins are made with, whose versions are in the report.
+PACKAGES = ("torch", "tensorflow", "tensorflow-cpu", "keras")
 
 
 def speed(
@@ -92,7 +93,7 @@ def parity(
         float, typer.Option(metavar="SECONDS", min=0.0, help="How long excerpts are at most; 0 for all.")
     ] = 12.0,
     threshold: Annotated[
-        float, typer.Option(min=0.0, help="Of the network's output on any chunk: max|a-b| / max|b|.")
+        float, typer.Option(min=0.0, help="Of the network's output over a track: max|a-b| / max|b|.")
     ] = 1e-5,
     threshold_db: Annotated[
         float | None,
@@ -110,7 +111,7 @@ def parity(
     Ends with status 1 where a threshold is exceeded; the report is written either way.
     """
     _check_output(output, "parity", overwrite=overwrite)
-    from jaxsep.cli.runtime import choose_device, find_model
+    from jaxsep.cli.runtime import choose_device, find_model, use_compilation_cache
     from jaxsep.compare.excerpts import find_tracks
     from jaxsep.compare.networks import JaxNetwork
     from jaxsep.compare.parity import Thresholds, measure_parity
@@ -120,12 +121,13 @@ def parity(
     from jaxsep.separation.separator import load_model
 
     check_side(other)
-    if other in PACKAGES and importlib.util.find_spec(other) is None:
+    if other in TWINS and importlib.util.find_spec(other) is None:
         raise ConfigError(f"The package '{other}' is not installed here; pip install 'jaxsep[compare]'.")
     tracks = find_tracks(inputs or [])
     loaded = load_model(find_model(model))
     spec = loaded.spec
     jax_device = choose_device(device)
+    use_compilation_cache()
     side = find_side(other, loaded, tracks, spleeter_command=spleeter, device=jax_device)
     limit_db = default_threshold_db(side, loaded.variables) if threshold_db is None else threshold_db
     measured = measure_parity(

@@ -5,8 +5,9 @@ What is compared is in parity.py, which runs it; where the twins are is in frame
 
 import functools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ Inputs = np.ndarray
 Layers = dict[str, np.ndarray]
 
 
-class Network(Protocol):
+class Network(ABC):
     """A network that estimates sources.
 
     Attributes:
@@ -40,26 +41,25 @@ class Network(Protocol):
     variables: Variables
     description: str
     names: str
-    rules: tuple[str, ...]
+    rules: tuple[str, ...] = ()
 
+    @abstractmethod
     def estimates(self, inputs: Inputs) -> np.ndarray:
         """Returns the network's output, not in training."""
-        ...
 
+    @abstractmethod
     def layers(self, inputs: Inputs) -> Layers:
         """Returns what every layer gives, in the order in which they are computed where that is known."""
-        ...
 
+    @abstractmethod
     def converted(self) -> Variables | str:
         """Returns its weights as the rules of `jaxsep convert` read them, or why there are no rules for them."""
-        ...
 
 
-class JaxNetwork:
+class JaxNetwork(Network):
     """Ours, compiled, with float32 products as exact as the device has them; see `Network`."""
 
     names = "ours"
-    rules: tuple[str, ...] = ()
 
     def __init__(self, spec: ModelSpec, variables: Variables, device: jax.Device) -> None:
         """Places the weights."""
@@ -88,10 +88,8 @@ class JaxNetwork:
         return "they have our names"
 
 
-class TorchTwin:
+class TorchTwin(Network):
     """The PyTorch twin, on the CPU; see `Network`."""
-
-    rules: tuple[str, ...] = ()
 
     def __init__(self, spec: ModelSpec, variables: Variables) -> None:
         """Builds the twin and copies the weights.
@@ -140,10 +138,8 @@ class TorchTwin:
         return apply(rules, state, expected_shapes(spec), where="the PyTorch twin")
 
 
-class TensorFlowTwin:
+class TensorFlowTwin(Network):
     """The Keras twin on TensorFlow, on the CPU; see `Network`."""
-
-    rules: tuple[str, ...] = ()
 
     def __init__(self, spec: ModelSpec, variables: Variables) -> None:
         """Builds the twin and copies the weights.
@@ -220,7 +216,8 @@ def named_by(rules: list[Rule], variables: Variables) -> dict[str, np.ndarray]:
 def _channels_second(inputs: Inputs) -> Any:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(inputs, -1, 1)))
+    # A copy: what JAX gives cannot be written to, and torch warns of it.
+    return torch.from_numpy(np.moveaxis(inputs, -1, 1).copy())
 
 
 def _like_ours(found: Layers, spec: ModelSpec) -> Layers:

@@ -32,7 +32,8 @@ RULES = (
     "is the norm of a-b over the norm of b.",
     "Layers are compared on the loudest chunk of the first track, by the names of ours; each side's layers get what "
     "its own layers before them gave.",
-    "The network's output is compared on every chunk. Both networks get the same input.",
+    "The network's output is compared on every chunk, and the threshold is for the numbers over all chunks of a track: "
+    "a ratio to a chunk that is nearly silent would mean nothing. Both networks get the same input.",
     "Audio: the same code of jaxsep cuts the excerpt into chunks, transforms, masks, transforms back and joins, around "
     "either network; at the excerpt's own rate.",
     "A difference in dB is the energy of a-b over that of the *mixture*: a ratio to a stem that is nearly silent would "
@@ -50,7 +51,7 @@ class Thresholds:
     """What must not be exceeded.
 
     Attributes:
-        output: max|a-b| / max|b| of the network's output on any chunk.
+        output: max|a-b| / max|b| of the network's output over all chunks of a track.
         difference_db: Of any stem, relative to the mixture.
     """
 
@@ -341,8 +342,8 @@ def _weights(ours: JaxNetwork, theirs: Network, exceeded: list[str]) -> dict[str
 
 def _beyond(track: dict[str, Any], thresholds: Thresholds) -> Iterator[str]:
     """Yields a sentence for everything that exceeds its threshold; what has no finite value does."""
-    relatives = [chunk["relative"] for chunk in track["network"].get("chunks", [])]
-    largest = max((math.inf if value is None else value for value in relatives), default=0.0)
+    relative = track["network"].get("relative", 0.0)
+    largest = math.inf if relative is None else relative
     if not largest <= thresholds.output:
         yield (
             f"'{track['track']}': the network's output differs by {largest:.1e} of its peak, and the threshold is "

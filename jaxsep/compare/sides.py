@@ -109,11 +109,16 @@ def default_threshold_db(side: Network | OtherStems, variables: Variables) -> fl
 
 
 def _foreign(path: Path, spec: ModelSpec) -> tuple[ModelSpec, Variables]:
-    """Reads weights of another program's as `jaxsep convert` does, without writing a checkpoint."""
+    """Reads weights of another program's as `jaxsep convert` does, without writing a checkpoint.
+
+    Arrays say nothing of chunks, rates and transforms: those are ours where the arrays fit our model.
+    """
     family = FOREIGN_FAMILIES[_FOREIGN.get(spec.family, spec.family)]
     arrays = read_weights(path)
     found, rules = family.recognise(arrays, name=spec.name, where=str(path))
-    return found, apply(rules, arrays, expected_shapes(found), where=str(path))
+    variables = apply(rules, arrays, expected_shapes(found), where=str(path))
+    is_ours = found.family == spec.family and found.stems == spec.stems
+    return (spec if is_ours and expected_shapes(found) == expected_shapes(spec) else found), variables
 
 
 def _holds_audio(folder: Path) -> bool:

@@ -39,8 +39,7 @@ def build_wave_unet(config: WaveUNetConfig) -> keras.Model:
         maps = maps[:, ::2]
     maps = block(maps, (config.levels + 1) * config.filters, config.kernel_size, "bottom")
     for i in range(config.levels):
-        upsampling = _Learned if config.upsampling == "learned" else _Linear
-        maps = upsampling(context=config.context, name=f"upsampling_{i}")(maps)
+        maps = _UPSAMPLING[config.upsampling, config.context](name=f"upsampling_{i}")(maps)
         maps = keras.layers.Concatenate()([_Cropped()([skips.pop(), maps]), maps])
         maps = block(maps, (config.levels - i) * config.filters, config.merge_kernel_size, f"up_{i}")
     original = _Cropped()([mixture, maps])
@@ -60,9 +59,7 @@ def build_wave_unet(config: WaveUNetConfig) -> keras.Model:
 class _Linear(keras.layers.Layer):
     """A sample between every two: their mean, by TensorFlow's old resizing of images."""
 
-    def __init__(self, *, context: bool, name: str) -> None:
-        super().__init__(name=name)
-        self.context = context
+    context = False
 
     def call(self, maps: Any) -> Any:
         length = 2 * tf.shape(maps)[1]
@@ -76,9 +73,7 @@ class _Linear(keras.layers.Layer):
 class _Learned(keras.layers.Layer):
     """A sample between every two, by a convolution with a kernel of two for each channel."""
 
-    def __init__(self, *, context: bool, name: str) -> None:
-        super().__init__(name=name)
-        self.context = context
+    context = False
 
     def build(self, shape: Any) -> None:
         self.weight = self.add_weight(name="weight", shape=(shape[-1],), initializer="glorot_uniform")
@@ -96,6 +91,23 @@ class _Learned(keras.layers.Layer):
 
     def compute_output_shape(self, shape: Any) -> Any:
         return (shape[0], None, shape[2])
+
+
+# Classes of their own instead of arguments, which Keras wants to read from a constructor that nothing wraps.
+class _LinearWithContext(_Linear):
+    context = True
+
+
+class _LearnedWithContext(_Learned):
+    context = True
+
+
+_UPSAMPLING = {
+    ("linear", False): _Linear,
+    ("linear", True): _LinearWithContext,
+    ("learned", False): _Learned,
+    ("learned", True): _LearnedWithContext,
+}
 
 
 class _Cropped(keras.layers.Layer):
