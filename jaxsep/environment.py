@@ -8,17 +8,22 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGES = ("jaxsep", "jax", "jaxlib", "flax", "numpy", "soundfile", "soxr", "av", "safetensors", "orbax-checkpoint")
 
 
-def versions() -> dict[str, str]:
-    """Returns the version of Python and of every package that decides about the result; absent ones are left out."""
+def versions(others: Iterable[str] = ()) -> dict[str, str]:
+    """Returns the version of Python and of every package that decides about the result; absent ones are left out.
+
+    Args:
+        others: Packages beside `PACKAGES`.
+    """
     from importlib import metadata
 
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *others):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

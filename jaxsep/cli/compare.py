@@ -1,14 +1,19 @@
-"""`jaxsep compare speed`: the same network in several frameworks, side by side."""
+"""`jaxsep compare`: the same network in several frameworks, side by side: how fast they are, and how far apart."""
 
-import json
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jaxsep.cli.runtime import DeviceKind
 from jaxsep.errors import ConfigError, JaxsepError, nearest
 
-REPORT_JSON, REPORT_MARKDOWN = "speed.json", "speed.md"
+BEYOND_THRESHOLD = 1
+TWINS = ("torch", "tensorflow")
+# What twins are made with, whose versions are in the report.
+TWIN_PACKAGES = ("torch", "tensorflow", "tensorflow-cpu", "keras")
 
 
 def speed(
@@ -31,14 +36,13 @@ def speed(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that is there.")] = False,
 ) -> None:
     """Time the same network with the same weights in JAX, PyTorch and TensorFlow, each in a process of its own."""
-    for name in (REPORT_JSON, REPORT_MARKDOWN):
-        if (output / name).exists() and not overwrite:
-            raise ConfigError(f"'{output / name}' exists; use --overwrite to replace it.")
+    _check_output(output, "speed", overwrite=overwrite)
     if task not in ("inference", "training", "both"):
         raise ConfigError(f"--task is '{task}'; give 'inference', 'training' or 'both'.")
     from jaxsep.cli.runtime import find_model
     from jaxsep.compare.frameworks import processors
     from jaxsep.compare.legs import PACKAGES
+    from jaxsep.compare.reports import write_report
     from jaxsep.compare.speed import TASKS, measure_speed, to_markdown
 
     chosen = tuple(name.strip() for name in frameworks.split(","))
@@ -59,12 +63,89 @@ def speed(
         tell=lambda line: print(line, flush=True),
     )
     text = to_markdown(report)
-    output.mkdir(parents=True, exist_ok=True)
-    for name, content in ((REPORT_JSON, json.dumps(report, indent=2) + "\n"), (REPORT_MARKDOWN, text)):
-        unfinished = output / f"{name}.tmp"
-        unfinished.write_text(content)
-        unfinished.rename(output / name)
+    write_report(output, "speed", report, text)
     print(text)
+
+
+def parity(
+    model: Annotated[str, typer.Argument(help="A name from `jaxsep models`, or a checkpoint.")],
+    other: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="torch|tensorflow|spleeter|PATH",
+            help="A twin with the same weights, Spleeter's own command, a checkpoint of jaxsep's or of others, or a "
+            "folder of stems that another tool wrote.",
+        ),
+    ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[INPUT]...",
+            help="Audio files, or folders with a file for each true source.",
+            show_default="noise and tones",
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for parity.json and parity.md.")] = Path(
+        "compared"
+    ),
+    offset: Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="Where excerpts start.")] = 0.0,
+    seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.0, help="How long excerpts are at most; 0 for all.")
+    ] = 12.0,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, help="Of the network's output over a track: max|a-b| / max|b|.")
+    ] = 1e-5,
+    threshold_db: Annotated[
+        float | None,
+        typer.Option(
+            help="Of stems: their difference relative to the mixture.",
+            show_default="-80; -70 with files, -50 with those of weights that we have in float16",
+        ),
+    ] = None,
+    spleeter: Annotated[str, typer.Option(metavar="COMMAND", help="Spleeter's command, or its path.")] = "spleeter",
+    device: Annotated[DeviceKind, typer.Option(help="Where our model runs; twins run on the CPU.")] = DeviceKind.auto,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that is there.")] = False,
+) -> int:
+    """Compare a model with the same weights elsewhere: layers, network, audio, scores, and weights both ways.
+
+    Ends with status 1 where a threshold is exceeded; the report is written either way.
+    """
+    _check_output(output, "parity", overwrite=overwrite)
+    from jaxsep.cli.runtime import choose_device, find_model, use_compilation_cache
+    from jaxsep.compare.excerpts import find_tracks
+    from jaxsep.compare.networks import JaxNetwork
+    from jaxsep.compare.parity import Thresholds, measure_parity
+    from jaxsep.compare.parity_report import to_markdown
+    from jaxsep.compare.reports import circumstances, write_report
+    from jaxsep.compare.sides import check_side, default_threshold_db, find_excerpts, find_side
+    from jaxsep.separation.separator import load_model
+
+    check_side(other)
+    if other in TWINS and importlib.util.find_spec(other) is None:
+        raise ConfigError(f"The package '{other}' is not installed here; pip install 'jaxsep[compare]'.")
+    tracks = find_tracks(inputs or [])
+    loaded = load_model(find_model(model))
+    spec = loaded.spec
+    jax_device = choose_device(device)
+    use_compilation_cache()
+    side = find_side(other, loaded, tracks, spleeter_command=spleeter, device=jax_device)
+    limit_db = default_threshold_db(side, loaded.variables) if threshold_db is None else threshold_db
+    measured = measure_parity(
+        JaxNetwork(spec, loaded.variables, jax_device),
+        side,
+        find_excerpts(tracks, spec, offset_seconds=offset, seconds=seconds),
+        Thresholds(output=threshold, difference_db=limit_db),
+        tell=lambda line: print(line, flush=True),
+    )
+    head = {"model": model, "family": spec.family, "sha256": loaded.sha256, "with": other}
+    report = {**circumstances(TWIN_PACKAGES), **head, **measured}
+    text = to_markdown(report)
+    write_report(output, "parity", report, text)
+    print(text)
+    for sentence in report["exceeded"]:
+        print(f"jaxsep: {sentence}", file=sys.stderr)
+    return BEYOND_THRESHOLD if report["exceeded"] else 0
 
 
 def study(
@@ -92,3 +173,16 @@ def study(
     reasons = list(dict.fromkeys(run["refused"] for run in runs if "refused" in run))
     if reasons:
         raise JaxsepError(f"Not all runs could be made: {reasons[0]}")
+
+
+def _check_output(folder: Path, name: str, *, overwrite: bool) -> None:
+    """Refuses to replace a report, and a folder that is none.
+
+    Raises:
+        ConfigError: A report is there, or something that is no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"'{folder}' is not a directory; name one with --output.")
+    for path in (folder / f"{name}.json", folder / f"{name}.md"):
+        if path.exists() and not overwrite:
+            raise ConfigError(f"'{path}' exists; use --overwrite to replace it.")

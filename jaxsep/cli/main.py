@@ -74,6 +74,7 @@ models_app.command("pull")(_with_exit_status(models.pull))
 app.add_typer(models_app, name="models")
 compare_app = typer.Typer(no_args_is_help=True, help="Compare frameworks on the same network and weights.")
 compare_app.command("speed")(_with_exit_status(compare.speed))
+compare_app.command("parity")(_with_exit_status(compare.parity))
 compare_app.command("study")(_with_exit_status(compare.study))
 app.add_typer(compare_app, name="compare")
 for subcommand in (info.info, convert.convert, env.env):

@@ -6,7 +6,7 @@ What is measured with them is in speed.py and speed_leg.py.
 import importlib
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,13 +14,34 @@ from jaxsep.errors import ConfigError
 from jaxsep.models.spec import ModelSpec
 from jaxsep.typing import Variables
 
-# By family: the module of its twin, and what builds it from a config. All have `load_variables(twin, variables)`.
+
+class Twin(NamedTuple):
+    """Where the twin of a family is, below `jaxsep.compare.reference`.
+
+    Attributes:
+        module: Its module.
+        builder: What builds it there, from a config.
+        weights: The module whose `load_variables`, `to_variables` and `layer_outputs` are for it.
+        named: Whether the builder also takes the stems, after which parts of the twin are called.
+    """
+
+    module: str
+    builder: str
+    weights: str
+    named: bool = False
+
+
 PYTORCH_TWINS = {
-    "unet": ("unet", "UNet"),
-    "jansson": ("jansson", "JanssonUNet"),
-    "classic_unet": ("classic_unet", "ClassicUNet"),
+    "unet": Twin("unet", "UNet", "unet"),
+    "jansson": Twin("jansson", "JanssonUNet", "unet"),
+    "classic_unet": Twin("classic_unet", "ClassicUNet", "unet"),
+    "wave_unet": Twin("wave_unet", "WaveUNet", "unet"),
+    "wave_unet_resampled": Twin("wave_unet_resampled", "ResampledWaveUNet", "wave_unet_resampled", named=True),
 }
-TENSORFLOW_TWINS = {"unet": ("unet_keras", "build_unet")}
+TENSORFLOW_TWINS = {
+    "unet": Twin("unet_keras", "build_unet", "unet_keras"),
+    "wave_unet": Twin("wave_unet_keras", "build_wave_unet", "unet_keras"),
+}
 
 # Spleeter's.
 LEARNING_RATE = 1e-4
@@ -143,9 +164,7 @@ class PyTorch:
         import torch
 
         torch.set_num_threads(threads)
-        reference, build = _twin(PYTORCH_TWINS, spec, "PyTorch")
-        network = build(spec.config)
-        reference.load_variables(network, variables)
+        network, reference = build_twin(spec, variables, "torch")
         if spec.stft is not None:
             network = network.to(memory_format=torch.channels_last)
         self._network, self._reference = network, reference
@@ -204,9 +223,7 @@ class TensorFlow:
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        self._reference, build = _twin(TENSORFLOW_TWINS, spec, "TensorFlow")
-        self._network = build(spec.config)
-        self._reference.load_variables(self._network, variables)
+        self._network, self._reference = build_twin(spec, variables, "tensorflow")
         self._wrap = tf.function if compiled else (lambda function: function)
 
     def inference(self, mixture: Inputs) -> tuple[Call, Call]:
@@ -269,17 +286,39 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _twin(twins: dict[str, tuple[str, str]], spec: ModelSpec, framework: str) -> tuple[Any, Callable[[Any], Any]]:
-    """Returns the module of a family's twin and what builds it.
+# By what `--with` and `--frameworks` call them: the twins, and the framework's own name.
+_TWINS = {"torch": (PYTORCH_TWINS, "PyTorch"), "tensorflow": (TENSORFLOW_TWINS, "TensorFlow")}
+
+
+def build_twin(spec: ModelSpec, variables: Variables, framework: str) -> tuple[Any, Any]:
+    """Returns the twin of a model with its weights, and the module that exchanges weights with it.
+
+    Args:
+        spec: Of the model.
+        variables: Of the model.
+        framework: 'torch' or 'tensorflow'.
 
     Raises:
         ConfigError: The family has no twin in that framework.
     """
+    check_twin(spec, framework)
+    place = _TWINS[framework][0][spec.family]
+    build = getattr(importlib.import_module(f"jaxsep.compare.reference.{place.module}"), place.builder)
+    weights = importlib.import_module(f"jaxsep.compare.reference.{place.weights}")
+    network = build(spec.config, spec.stems) if place.named else build(spec.config)
+    weights.load_variables(network, variables)
+    return network, weights
+
+
+def check_twin(spec: ModelSpec, framework: str) -> None:
+    """Refuses a family without a twin; arguments are those of `build_twin`.
+
+    Raises:
+        ConfigError: The family has none in that framework.
+    """
+    twins, name = _TWINS[framework]
     if spec.family not in twins:
-        raise ConfigError(f"The family '{spec.family}' has no twin in {framework}; it has: {', '.join(twins)}.")
-    module, builder = twins[spec.family]
-    reference = importlib.import_module(f"jaxsep.compare.reference.{module}")
-    return reference, getattr(reference, builder)
+        raise ConfigError(f"The family '{spec.family}' has no twin in {name}; those that have one: {', '.join(twins)}.")
 
 
 def _nothing() -> None:

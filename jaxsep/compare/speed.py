@@ -3,11 +3,7 @@
 One leg is in speed_leg.py, the frameworks are in frameworks.py. `RULES` says how it is measured; every report has it.
 """
 
-import datetime
-import os
-import platform
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +12,8 @@ import numpy as np
 from jaxsep.compare import speed_leg
 from jaxsep.compare.frameworks import processors
 from jaxsep.compare.legs import PACKAGES, run_leg
+from jaxsep.compare.reports import circumstances
 from jaxsep.compare.speed_leg import Leg
-from jaxsep.environment import processor, versions
 
 TASKS = ("inference", "training")
 
@@ -94,8 +90,7 @@ def measure_speed(
             row: dict[str, Any] = {"framework": framework, "task": task}
             rows.append(row | ({"not_run": reasons[key]} if key in reasons else _summary(results[key], batch_size)))
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.orig_argv),
+        **circumstances(),
         "model": model,
         "batch_size": batch_size,
         "dtype": "float32",
@@ -104,11 +99,6 @@ def measure_speed(
         "warm_up": warm_up,
         "repeats": repeats,
         "rules": list(RULES),
-        "processor": processor(),
-        "processors": processors(),
-        "system": platform.platform(),
-        "versions": versions(),
-        "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
         "rows": rows,
     }
 

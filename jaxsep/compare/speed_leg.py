@@ -67,7 +67,9 @@ def measure(leg: Leg) -> dict[str, Any]:
     if leg.task == "inference":
         compile_call, call = framework.inference(mixture)
     else:
-        sources = np.abs(rng.standard_normal((leg.batch_size, len(spec.stems), *shape), np.float32))
+        # Of a network on waveforms, the middle is estimated.
+        estimated = shape if spec.stft else (spec.chunking.estimate_length, spec.channels)
+        sources = np.abs(rng.standard_normal((leg.batch_size, len(spec.stems), *estimated), np.float32))
         compile_call, step = framework.training(mixture, sources)
         call = partial(step, mixture, sources)
     _timed(times, "compile_seconds", compile_call)

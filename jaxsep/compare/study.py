@@ -6,8 +6,6 @@ study_leg.py, the statistics are in equivalence.py, what is written about it is 
 """
 
 import json
-import os
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +17,10 @@ from jaxsep import unfinished
 from jaxsep.compare import study_leg
 from jaxsep.compare.frameworks import processors
 from jaxsep.compare.legs import run_leg
+from jaxsep.compare.reports import circumstances
 from jaxsep.compare.study_config import StudyConfig
 from jaxsep.compare.study_data import Songs, check_songs, prepare_songs
 from jaxsep.compare.study_leg import StudyLeg
-from jaxsep.environment import processor, versions
 from jaxsep.errors import ConfigError
 
 RULES = (
@@ -78,12 +76,8 @@ def run_study(
             for framework in (*config.frameworks[turn:], *config.frameworks[:turn]):
                 runs.append(_run(config, framework, seed, initial, workdir, threads, tell))
         return runs, {
-            "processor": processor(),
-            "processors": processors(),
+            **circumstances(("torch", "tensorflow", "tensorflow-cpu", "keras")),
             "threads": threads,
-            "system": platform.platform(),
-            "versions": versions(),
-            "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
             "songs": {"learned_from": songs.train, "scored": songs.test, "sha256": songs.sha256},
             "mixture": _scores_of_the_mixture(config, songs),
         }

@@ -4,12 +4,10 @@ Nothing is trained or scored here.
 """
 
 import csv
-import datetime
 import html
 import io
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -47,10 +45,8 @@ def summarize(config: StudyConfig, runs: Sequence[dict[str, Any]], known: dict[s
         rows.append(row | (_row(config, own) if own else {}))
     first = config.frameworks[0]
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.orig_argv),
-        "config": config.model_dump(mode="json"),
         **known,
+        "config": config.model_dump(mode="json"),
         "rules": list(RULES),
         "unit": _unit(config, known),
         "rows": rows,

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsep.compare.frameworks import build_twin
 from jaxsep.compare.network_speed import by_turns
 from jaxsep.environment import processor
 from jaxsep.models import FAMILIES
@@ -99,7 +100,7 @@ def _our_forward(spec: ModelSpec, variables: Variables, batch: Batch) -> Callabl
 def _their_forward(spec: ModelSpec, variables: Variables, batch: Batch) -> Callable[[], float]:
     import torch
 
-    network = _twin(spec, variables).eval()
+    network = build_twin(spec, variables, "torch")[0].eval()
     mixture = torch.from_numpy(np.array(batch.mixture)).movedim(-1, -2).contiguous()
 
     def call() -> float:
@@ -128,7 +129,7 @@ def _our_step(spec: ModelSpec, variables: Variables, batch: Batch) -> Callable[[
 def _their_step(spec: ModelSpec, variables: Variables, batch: Batch) -> Callable[[], float]:
     import torch
 
-    network = _twin(spec, variables).train()
+    network = build_twin(spec, variables, "torch")[0].train()
     # The fastest of torch's three forms of Adam; filters that are not learned get no gradients.
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE, fused=True)
@@ -144,18 +145,6 @@ def _their_step(spec: ModelSpec, variables: Variables, batch: Batch) -> Callable
         return loss.item()
 
     return call
-
-
-def _twin(spec: ModelSpec, variables: Variables) -> Any:
-    from jaxsep.compare.reference import unet, wave_unet, wave_unet_resampled
-
-    if spec.family == "wave_unet_resampled":
-        resampled = wave_unet_resampled.ResampledWaveUNet(spec.config, spec.stems)  # type: ignore[arg-type]
-        wave_unet_resampled.load_variables(resampled, variables)
-        return resampled
-    original = wave_unet.WaveUNet(spec.config)  # type: ignore[arg-type]
-    unet.load_variables(original, variables)
-    return original
 
 
 def main() -> None:

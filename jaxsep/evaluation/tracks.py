@@ -172,9 +172,9 @@ def find_musdb(root: Path, subset: str, *, is_wav: bool) -> list[TrueTrack]:
             for stream in files.values():
                 if not stream.path.is_file():
                     raise ConfigError(f"'{stream.path}' is missing, which every track of MUSDB18-HQ has.")
-            tracks.append(_track(path.name, files))
+            tracks.append(true_track(path.name, files))
         elif not is_wav and path.name.endswith(_MP4):
-            tracks.append(_track(path.name.removesuffix(_MP4), stem_file(path)))
+            tracks.append(true_track(path.name.removesuffix(_MP4), stem_file(path)))
     if not tracks:
         kind = "folders of MUSDB18-HQ" if is_wav else f"files of MUSDB18 (*{_MP4})"
         other = "leave --hq out" if is_wav else "add --hq for MUSDB18-HQ"
@@ -193,13 +193,27 @@ def find_folders(root: Path) -> list[TrueTrack]:
     """
     tracks = []
     for folder in _entries(root):
-        if folder.is_dir() and (files := audio_files(folder)):
-            if files.keys() == {MIXTURE}:
-                raise ConfigError(f"'{folder}' holds a mixture and no true sources; add them, or take it away.")
-            tracks.append(_track(folder.name, {name: AudioStream(path) for name, path in files.items()}))
+        if folder.is_dir() and (track := find_folder(folder)) is not None:
+            tracks.append(track)
     if not tracks:
         raise ConfigError(f"There are no folders with audio files in '{root}'; make one for each track.")
     return tracks
+
+
+def find_folder(folder: Path) -> TrueTrack | None:
+    """Returns the track of one such folder, or None where there is no audio in it.
+
+    Raises:
+        ConfigError: It holds no sources, or two files go by one name.
+        AudioError: A file is not audio, or the files differ in rate or channels.
+    """
+    files = audio_files(folder)
+    if files.keys() == {MIXTURE}:
+        raise ConfigError(f"'{folder}' holds a mixture and no true sources; add them, or take it away.")
+    if not files:
+        return None
+    name = folder.name or folder.resolve().name
+    return true_track(name, {part: AudioStream(path) for part, path in files.items()})
 
 
 def find_estimates(root: Path, track: str, subset: str | None) -> dict[str, AudioStream]:
@@ -244,7 +258,12 @@ def audio_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _track(name: str, files: dict[str, AudioStream]) -> TrueTrack:
+def true_track(name: str, files: Mapping[str, AudioStream]) -> TrueTrack:
+    """Returns a track of its files by name, of which 'mixture' is the mixture.
+
+    Raises:
+        AudioError: A file is not audio, or they differ in rate or channels.
+    """
     formats = {part: stream.format() for part, stream in files.items()}
     first = next(iter(formats))
     for part, found in formats.items():
@@ -253,8 +272,8 @@ def _track(name: str, files: dict[str, AudioStream]) -> TrueTrack:
                 f"The track '{name}' has '{first}' in {describe(formats[first])} and '{part}' in {describe(found)}; "
                 "give all its files one rate and as many channels."
             )
-    mixture = files.pop(MIXTURE, None)
-    return TrueTrack(name, files, mixture, *formats[first])
+    parts = {part: stream for part, stream in files.items() if part != MIXTURE}
+    return TrueTrack(name, parts, files.get(MIXTURE), *formats[first])
 
 
 def describe(found: tuple[int, int]) -> str:

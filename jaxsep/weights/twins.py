@@ -117,8 +117,8 @@ def from_foreign(
 def rules(spec: ModelSpec, source: Mapping[str, np.ndarray], prefixes: list[str]) -> list[Rule]:
     """Returns the rules for a twin's state dict.
 
-    A convolution before a norm has no bias with us. A twin's may: the norm of (x + bias) with mean m is that of x with
-    mean (m - bias), to which it is converted.
+    In `jansson` and `classic_unet` a convolution before a norm has no bias with us. A twin's may: the norm of
+    (x + bias) with mean m is that of x with mean (m - bias), to which it is converted.
 
     Args:
         spec: What the arrays are.
@@ -135,7 +135,8 @@ def rules(spec: ModelSpec, source: Mapping[str, np.ndarray], prefixes: list[str]
         foreign = f"{block}.{_TORCH_NAMES[leaf]}"
         transform: Callable[[np.ndarray], np.ndarray] | None = spatial_axes_first if leaf == "kernel" else None
         bias = f"{block.removesuffix('.norm')}.conv.bias"
-        if leaf == "mean" and bias in source:
+        ours = f"params/{network}/{'/'.join(layer[:-1])}/conv/bias"
+        if leaf == "mean" and bias in source and ours not in expected:
             found.append(Drop(re.escape(bias), "it is taken from the mean of the norm after it"))
             transform = _less(source[bias])
         found.append(Rename(re.escape(foreign), path, transform))

@@ -138,24 +138,40 @@ def from_foreign(source: Mapping[str, np.ndarray], *, name: str | None, where: s
     """
     if _FIRST_TENSORFLOW in source:
         spec, original = _original_like(source, name, where)
-        rules: list[Rule] = [
-            Drop("global_step", "it counts the steps of a training that is over", optional=True),
-            Drop("separator_solver/.+", "it is the state of an optimizer", optional=True),
-        ]
-        rules += [Rename(re.escape(foreign), path) for path, foreign in tensorflow_names(original).items()]
+        rules = tensorflow_rules(original)
     elif any(re.fullmatch(_FIRST_TORCH, key) for key in source):
         spec, resampled, prefix = _resampled_like(source, name, where)
-        transforms = {"kernel": time_axis_first, "filter": of_all_channels}
-        rules = [
-            Rename(re.escape(prefix + foreign), path, transforms.get(path.rpartition("/")[2]))
-            for path, foreign in torch_names(resampled, spec.stems).items()
-        ]
+        rules = torch_rules(resampled, spec.stems, prefix)
     else:
         raise CheckpointError(
             f"{where} holds no Wave-U-Net; expected names like '{_FIRST_TENSORFLOW}' or 'waveunets.bass."
             f"downsampling_blocks.0...', got {', '.join(repr(key) for key in list(source)[:3])}."
         )
     return (spec if name is None else spec.model_copy(update={"name": name})), rules
+
+
+def tensorflow_rules(config: WaveUNetConfig) -> list[Rule]:
+    """Returns the rules for the original's checkpoints."""
+    rules: list[Rule] = [
+        Drop("global_step", "it counts the steps of a training that is over", optional=True),
+        Drop("separator_solver/.+", "it is the state of an optimizer", optional=True),
+    ]
+    return rules + [Rename(re.escape(foreign), path) for path, foreign in tensorflow_names(config).items()]
+
+
+def torch_rules(config: ResampledWaveUNetConfig, stems: tuple[str, ...], prefix: str = "") -> list[Rule]:
+    """Returns the rules for the redesign's state dicts.
+
+    Args:
+        config: The shape of the networks.
+        stems: As for `torch_names`.
+        prefix: What stands before all names.
+    """
+    transforms = {"kernel": time_axis_first, "filter": of_all_channels}
+    return [
+        Rename(re.escape(prefix + foreign), path, transforms.get(path.rpartition("/")[2]))
+        for path, foreign in torch_names(config, stems).items()
+    ]
 
 
 def time_axis_first(kernel: np.ndarray) -> np.ndarray:

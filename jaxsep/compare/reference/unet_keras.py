@@ -24,6 +24,7 @@ _NAMES = {
     "beta": "bias",
     "moving_mean": "mean",
     "moving_variance": "var",
+    "weight": "weight",
 }
 
 
@@ -100,6 +101,19 @@ def load_variables(network: keras.Model, variables: Variables) -> None:
 def to_variables(network: keras.Model) -> Variables:
     """Returns the twin's weights as the variables of the linen module."""
     return unflatten({path: np.asarray(variable) for path, variable in variables_by_path(network).items()})
+
+
+def layer_outputs(network: keras.Model, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Runs the network once and returns what every layer with a name of ours gives ('source_0/encoder_1/norm').
+
+    Args:
+        network: The twin.
+        inputs: Magnitudes (batch, frame, freq, channel) or waveforms (batch, time, channel).
+    """
+    # Names that Keras gives count from the start of the process, and are none of ours.
+    named = {layer.name.replace(".", "/"): layer.output for layer in network.layers if layer.weights}
+    found = keras.Model(network.input, list(named.values()))(inputs, training=False)
+    return {name: np.asarray(maps) for name, maps in zip(named, found, strict=True)}
 
 
 def variables_by_path(network: keras.Model) -> dict[str, keras.Variable]:

@@ -5,18 +5,19 @@ imports this module eagerly: it needs torch.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 import torch
 from torch import nn
 
+from jaxsep.compare.reference import unet
 from jaxsep.compare.reference.wave_unet import centre_crop
 from jaxsep.models.wave_unet_resampled import NORM_CHANNELS, TAPS, ResampledWaveUNetConfig, low_pass
 from jaxsep.typing import Variables
-from jaxsep.weights.tree import flatten
-from jaxsep.weights.wave_unet import torch_names
+from jaxsep.weights.tree import flatten, unflatten
+from jaxsep.weights.wave_unet import of_all_channels, time_axis_first, torch_names
 
 
 class ResampledWaveUNet(nn.Module):
@@ -142,6 +143,39 @@ def to_state_dict(network: ResampledWaveUNet, tree: Variables) -> dict[str, torc
         layout = array.transpose(2, 1, 0) if path.endswith("kernel") else array
         state[names[path]] = torch.from_numpy(np.ascontiguousarray(layout))
     return state
+
+
+def to_variables(network: ResampledWaveUNet) -> Variables:
+    """Returns the twin's weights as the variables of the linen module; the inverse of `load_variables`.
+
+    Raises:
+        ValueError: The filters of different channels of a layer differ.
+    """
+    state = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+    back = {"kernel": time_axis_first, "filter": of_all_channels}
+    leaves = {}
+    for path, name in torch_names(network.config, network.stems).items():
+        transform = back.get(path.rpartition("/")[2], np.asarray)
+        leaves[path] = np.ascontiguousarray(transform(state[name]))
+    return unflatten(leaves)
+
+
+def layer_outputs(network: ResampledWaveUNet, mixture: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """Runs the network once and returns a copy of what every layer gives, by the name of our layer.
+
+    Args:
+        network: The twin, in whichever mode it is.
+        mixture: (batch, channel, time).
+    """
+    found = unet.layer_outputs(network, mixture)
+    ours_by_theirs = {}
+    for path, name in torch_names(network.config, network.stems).items():
+        ours, theirs = path.removeprefix("params/").split("/")[:-1], name.split(".")[:-1]
+        ours_by_theirs["/".join(theirs)] = "/".join(ours)
+        if ours[-1] == "norm":
+            # The block, which ends with a rectifier.
+            ours_by_theirs["/".join(theirs[:-1])] = "/".join(ours[:-1])
+    return {ours_by_theirs[name]: maps for name, maps in found.items() if name in ours_by_theirs}
 
 
 def save_as_published(network: ResampledWaveUNet, path: str | os.PathLike[str], *, parallel: bool = False) -> None:

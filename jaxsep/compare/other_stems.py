@@ -1,0 +1,211 @@
+"""Sides that have only files of stems to be compared with: Spleeter's own command, and folders that another tool wrote.
+
+What is done with the stems is in parity.py.
+"""
+
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+from jaxsep.audio import AudioReader, AudioWriter, resample
+from jaxsep.compare.excerpts import Excerpt
+from jaxsep.errors import AudioError, ConfigError, SeparationError
+from jaxsep.evaluation.tracks import MIXTURE, AudioStream, audio_files, describe, find_estimates
+from jaxsep.models.spec import ModelSpec
+from jaxsep.typing import HostWaveform
+from jaxsep.weights import spleeter
+
+# Rounding to 16 bits, uniform over a step: its root mean square.
+_ROUNDING = 2.0**-15 / math.sqrt(12)
+_BLOCK = 1 << 16
+
+
+class OtherStems(ABC):
+    """A side that has stems of an excerpt and shows nothing of its network.
+
+    Attributes:
+        description: What it is.
+        only_stems: Why nothing but stems is compared.
+        rules: What reports say of it, beside what they say of all.
+    """
+
+    description: str
+    only_stems: str
+    rules: tuple[str, ...] = ()
+
+    @abstractmethod
+    def stems(self, excerpt: Excerpt) -> dict[str, HostWaveform]:
+        """Returns its estimates of an excerpt by stem, as long as the excerpt and at its rate.
+
+        Raises:
+            JaxsepError: It has none.
+        """
+
+    def as_written(self, stems: dict[str, HostWaveform]) -> dict[str, HostWaveform]:
+        """Returns our stems as its format would hold them, but for rounding."""
+        return stems
+
+    def notes(self, excerpt: Excerpt) -> list[str]:
+        """Returns what the report says of an excerpt."""
+        return []
+
+
+class SpleeterCommand(OtherStems):
+    """Spleeter's official command, `spleeter separate`, with the weights that it finds by $MODEL_PATH or downloads."""
+
+    only_stems = "spleeter is run as a command, which shows stems alone"
+    rules = (
+        "Spleeter gets each excerpt as a wav file of floats at 44.1 kHz that jaxsep wrote, so that decoders and "
+        "resamplers do not differ. A mono excerpt is given in both channels, and the mean of what comes is compared.",
+        "Spleeter writes 16 bits, so ours are cut off at full scale as well. What rounding alone makes of the "
+        "difference is stated with each track: nothing below it can be seen.",
+    )
+
+    def __init__(self, spec: ModelSpec, command: str) -> None:
+        """Finds the command.
+
+        Args:
+            spec: Of our model.
+            command: A name on the PATH, or a path.
+
+        Raises:
+            ConfigError: There is no such command, or the model is not one of Spleeter's.
+        """
+        self._configuration = spleeter_configuration(spec)
+        found = shutil.which(os.path.expanduser(command))
+        if found is None:
+            raise ConfigError(
+                f"There is no command '{command}' to run; install Spleeter (its environment may be another one) and "
+                "give its command by --spleeter PATH."
+            )
+        self._command = found
+        self._spec = spec
+        self.description = f"{found} separate -p {self._configuration}"
+
+    def stems(self, excerpt: Excerpt) -> dict[str, HostWaveform]:
+        """See `OtherStems`; runs the command."""
+        if excerpt.mixture.shape[1] > 2:
+            raise AudioError(
+                f"'{excerpt.name}' has {excerpt.mixture.shape[1]} channels, and Spleeter takes one or two."
+            )
+        rate = self._spec.sample_rate
+        mixture = resample(excerpt.mixture, excerpt.sample_rate, rate)
+        stereo = np.repeat(mixture, 2, axis=1) if mixture.shape[1] == 1 else mixture
+        with tempfile.TemporaryDirectory(prefix="jaxsep.") as folder:
+            heard = Path(folder, f"{MIXTURE}.wav")
+            with AudioWriter(heard, sample_rate=rate, channels=2, format="wav", subtype="FLOAT") as writer:
+                writer.write(stereo)
+            # Its default is to stop after ten minutes.
+            duration = math.ceil(len(stereo) / rate) + 1
+            command = [self._command, "separate", "-p", self._configuration, "-o", folder, "-c", "wav"]
+            command += ["-d", str(duration), "-f", "stems/{instrument}.{codec}", str(heard)]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            stems = {}
+            for stem in self._spec.stems:
+                path = Path(folder, "stems", f"{stem}.wav")
+                if done.returncode or not path.is_file():
+                    # It ends with 0 where ffmpeg is missing, and tells of it on standard output.
+                    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-1:]
+                    raise SeparationError(
+                        f"'{self._command}' ended with status {done.returncode} and wrote no '{path.name}' for "
+                        f"'{excerpt.name}'; does it find ffmpeg, ffprobe and its model"
+                        f" ($MODEL_PATH)? It said last: {said[0].strip()[:300] if said else 'nothing'}"
+                    )
+                estimate = resample(_read(path), rate, excerpt.sample_rate)
+                if excerpt.mixture.shape[1] == 1:
+                    estimate = estimate.mean(axis=1, keepdims=True)
+                stems[stem] = _fitted(estimate, len(excerpt.mixture))
+        return stems
+
+    def as_written(self, stems: dict[str, HostWaveform]) -> dict[str, HostWaveform]:
+        """See `OtherStems`."""
+        return {stem: np.clip(waveform, -1, 1 - 2**-15) for stem, waveform in stems.items()}
+
+    def notes(self, excerpt: Excerpt) -> list[str]:
+        """See `OtherStems`."""
+        level = math.sqrt(np.square(excerpt.mixture, dtype=np.float64).mean())
+        floor = 20 * math.log10(_ROUNDING / level)
+        return [f"rounding to 16 bits alone is {floor:.1f} dB of this mixture"]
+
+
+class StemsFolder(OtherStems):
+    """A folder of stems that another tool wrote: STEM.wav of the one track, or TRACK/STEM.wav."""
+
+    only_stems = "there are files of stems alone"
+    rules = ("The other side's stems are read from files, as they are; what their format rounds is in the difference.",)
+
+    def __init__(self, spec: ModelSpec, folder: Path, tracks: list[str]) -> None:
+        """Finds the stems of all tracks.
+
+        Args:
+            spec: Of our model.
+            folder: The folder.
+            tracks: Names of the tracks; made-up ones are of no use here.
+
+        Raises:
+            ConfigError: A stem is missing, or it is not known whose stems these are.
+        """
+        if not tracks:
+            raise ConfigError(f"'{folder}' holds stems; name what they were made of, as INPUT.")
+        self.description = f"stems in {folder}"
+        direct = audio_files(folder)
+        if any(stem in direct for stem in spec.stems) and len(tracks) > 1:
+            raise ConfigError(f"'{folder}' holds the stems of one track, and {len(tracks)} are given; name one INPUT.")
+        self._files: dict[str, dict[str, AudioStream]] = {}
+        for track in tracks:
+            if any(stem in direct for stem in spec.stems):
+                found = {stem: AudioStream(path) for stem, path in direct.items()}
+            else:
+                found = find_estimates(folder, track, None)
+            for stem in spec.stems:
+                if stem not in found:
+                    raise ConfigError(
+                        f"There is no '{stem}' of the track '{track}' in '{folder}'; '{spec.name}' has the stems "
+                        f"{', '.join(spec.stems)}."
+                    )
+            self._files[track] = {stem: found[stem] for stem in spec.stems}
+
+    def stems(self, excerpt: Excerpt) -> dict[str, HostWaveform]:
+        """See `OtherStems`; reads the files."""
+        stems = {}
+        for stem, stream in self._files[excerpt.name].items():
+            expected = (excerpt.sample_rate, excerpt.mixture.shape[1])
+            if (found := stream.format()) != expected:
+                raise AudioError(
+                    f"'{stream.path}' has {describe(found)}, and the track {describe(expected)}; give stems like it."
+                )
+            seconds = len(excerpt.mixture) / excerpt.sample_rate
+            estimate = _read(stream.path, excerpt.offset_seconds, seconds)
+            stems[stem] = _fitted(estimate, len(excerpt.mixture))
+        return stems
+
+
+def spleeter_configuration(spec: ModelSpec) -> str:
+    """Returns what Spleeter calls a model, such as 'spleeter:2stems-16kHz'.
+
+    Raises:
+        ConfigError: It is none of Spleeter's.
+    """
+    for known in spleeter.SPECS.values():
+        if (known.config, known.stems, known.stft) == (spec.config, spec.stems, spec.stft):
+            return known.name.replace("spleeter-", "spleeter:").replace("khz", "kHz")
+    raise ConfigError(
+        f"'{spec.name}' is not of the form of a published model of Spleeter's ({', '.join(spleeter.SPECS)}); "
+        "compare it with torch or tensorflow."
+    )
+
+
+def _read(path: Path, offset_seconds: float = 0.0, seconds: float | None = None) -> HostWaveform:
+    with AudioReader(path, offset_seconds=offset_seconds, duration_seconds=seconds) as reader:
+        return np.concatenate(list(reader.blocks(_BLOCK)))
+
+
+def _fitted(estimate: HostWaveform, length: int) -> HostWaveform:
+    """Returns as many samples as the excerpt has: other tools write a few more or less."""
+    return np.pad(estimate[:length], [(0, max(length - len(estimate), 0)), (0, 0)])

@@ -1,0 +1,136 @@
+"""What a model is compared with, by what the command line calls it. How, is in parity.py."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxsep.compare.excerpts import Excerpt, made_up_excerpt, read_excerpts
+from jaxsep.compare.frameworks import check_twin
+from jaxsep.compare.networks import TWINS, JaxNetwork, Network
+from jaxsep.compare.other_stems import OtherStems, SpleeterCommand, StemsFolder
+from jaxsep.errors import ConfigError, nearest
+from jaxsep.evaluation.tracks import TrueTrack, audio_files
+from jaxsep.models.spec import ModelSpec
+from jaxsep.separation.separator import Model
+from jaxsep.typing import Variables
+from jaxsep.weights.catalogue import find_entry
+from jaxsep.weights.checkpoint import is_checkpoint
+from jaxsep.weights.convert import FOREIGN_FAMILIES
+from jaxsep.weights.mapping import apply
+from jaxsep.weights.pretrained import load_pretrained
+from jaxsep.weights.readers import read_weights
+from jaxsep.weights.tensorflow_bundle import is_tensorflow_bundle
+from jaxsep.weights.tree import expected_shapes, flatten
+
+SPLEETER = "spleeter"
+# Where `jaxsep convert` gets weights of a family from.
+_FOREIGN = {"unet": "spleeter", "wave_unet_resampled": "wave_unet"}
+# Of the mixture that is made up where no inputs are given.
+_MADE_UP_SECONDS = 12.0
+# Below a mixture at -20 dB of full scale, this is what rounding to 16 bits adds.
+_NETWORK_DB = -80.0
+# Files of 16 bits: the same rounding, some more for what other transforms add. Of weights that are stored in float16
+# the rounding is heard this far below the mixture, as the parity tests measure it on real music.
+_FILES_DB, _FLOAT16_FILES_DB = -70.0, -50.0
+
+
+def check_side(name: str) -> None:
+    """Refuses what names no side.
+
+    Raises:
+        ConfigError: It is none of the names, no model, and no path.
+    """
+    known = (*TWINS, SPLEETER)
+    if name not in known and find_entry(name) is None and not _path_of(name).exists() and not _is_bundle(name):
+        raise ConfigError(
+            f"--with '{name}' is neither {', '.join(known)} nor a path to weights or stems.{nearest(name, known)}"
+        )
+
+
+def find_side(
+    name: str, model: Model, tracks: Sequence[TrueTrack], *, spleeter_command: str, device: jax.Device
+) -> Network | OtherStems:
+    """Returns what a model is compared with.
+
+    Args:
+        name: 'torch' or 'tensorflow' for a twin, 'spleeter' for its command, a model's name, or a path: a checkpoint,
+            foreign weights, or a folder of stems.
+        model: Ours.
+        tracks: What will be separated; empty for the made-up mixture.
+        spleeter_command: Its name or path.
+        device: Where networks of ours run.
+
+    Raises:
+        ConfigError: There is no such side for this model.
+        CheckpointError: Weights cannot be read, or are of another family.
+    """
+    spec = model.spec
+    if name in TWINS:
+        check_twin(spec, name)
+        return TWINS[name](spec, model.variables)
+    if name == SPLEETER:
+        return SpleeterCommand(spec, spleeter_command)
+    path = _path_of(name)
+    if path.is_dir() and not is_checkpoint(path) and _holds_audio(path):
+        return StemsFolder(spec, path, [track.name for track in tracks])
+    if (path.exists() and is_checkpoint(path)) or (not path.exists() and find_entry(name) is not None):
+        checkpoint = load_pretrained(name)
+        other = JaxNetwork(checkpoint.spec, checkpoint.variables, device)
+    else:
+        other = JaxNetwork(*_foreign(path, spec), device)
+    other.description = f"{name} in {other.description}"
+    return other
+
+
+def find_excerpts(
+    tracks: Sequence[TrueTrack], spec: ModelSpec, *, offset_seconds: float, seconds: float
+) -> Iterator[Excerpt]:
+    """Returns the excerpts of tracks, or the made-up one where there are none; arguments as for `read_excerpts`."""
+    if tracks:
+        return read_excerpts(tracks, spec.stems, offset_seconds=offset_seconds, seconds=seconds)
+    return iter([made_up_excerpt(spec, seconds or _MADE_UP_SECONDS)])
+
+
+def default_threshold_db(side: Network | OtherStems, variables: Variables) -> float:
+    """Returns how far stems may be apart where nothing else is said, in dB of the mixture.
+
+    Args:
+        side: What is compared with.
+        variables: Ours.
+    """
+    if not isinstance(side, OtherStems):
+        return _NETWORK_DB
+    leaves = [np.asarray(leaf) for leaf in flatten(variables).values()]
+    with np.errstate(over="ignore"):
+        rounded = all(np.array_equal(leaf, leaf.astype(np.float16)) for leaf in leaves)
+    return _FLOAT16_FILES_DB if rounded else _FILES_DB
+
+
+def _foreign(path: Path, spec: ModelSpec) -> tuple[ModelSpec, Variables]:
+    """Reads weights of another program's as `jaxsep convert` does, without writing a checkpoint.
+
+    Arrays say nothing of chunks, rates and transforms: those are ours where the arrays fit our model.
+    """
+    family = FOREIGN_FAMILIES[_FOREIGN.get(spec.family, spec.family)]
+    arrays = read_weights(path)
+    found, rules = family.recognise(arrays, name=spec.name, where=str(path))
+    variables = apply(rules, arrays, expected_shapes(found), where=str(path))
+    is_ours = found.family == spec.family and found.stems == spec.stems
+    return (spec if is_ours and expected_shapes(found) == expected_shapes(spec) else found), variables
+
+
+def _holds_audio(folder: Path) -> bool:
+    places = [folder, *(each for each in sorted(folder.iterdir()) if each.is_dir())]
+    places += [inner for place in places[1:] for inner in sorted(place.iterdir()) if inner.is_dir()]
+    return any(audio_files(place) for place in places)
+
+
+def _is_bundle(name: str) -> bool:
+    path = _path_of(name)
+    return path.parent.is_dir() and is_tensorflow_bundle(path)
+
+
+def _path_of(name: str) -> Path:
+    return Path(name).expanduser()

