@@ -195,8 +195,10 @@ def test_decoded_samples_match_the_ffmpeg_executable(tmp_path: Path, name: str, 
     output = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
     expected = np.frombuffer(output, "<f4").reshape(-1, 2)
     decoded = read(path)
-    assert decoded.shape == expected.shape
-    np.testing.assert_allclose(decoded, expected, rtol=0, atol=DECODERS)
+    # FFmpeg 8, which PyAV 19 brings along, cuts what an AAC encoder added to its last packet; Debian's leaves it there.
+    shared = min(len(decoded), len(expected))
+    assert 2 * rate + 55 <= shared and max(len(decoded), len(expected)) - shared < (1024 if codec == "aac" else 1)
+    np.testing.assert_allclose(decoded[:shared], expected[:shared], rtol=0, atol=DECODERS)
 
 
 def test_the_first_of_several_audio_streams_is_read_past_a_video_stream(tmp_path: Path) -> None:
