@@ -67,9 +67,7 @@ def measure(leg: Leg) -> dict[str, Any]:
     if leg.task == "inference":
         compile_call, call = framework.inference(mixture)
     else:
-        # Of a network on waveforms, the middle is estimated.
-        estimated = shape if spec.stft else (spec.chunking.estimate_length, spec.channels)
-        sources = np.abs(rng.standard_normal((leg.batch_size, len(spec.stems), *estimated), np.float32))
+        sources = np.abs(rng.standard_normal((leg.batch_size, len(spec.stems), *estimate_shape(spec)), np.float32))
         compile_call, step = framework.training(mixture, sources)
         call = partial(step, mixture, sources)
     _timed(times, "compile_seconds", compile_call)
@@ -98,6 +96,13 @@ def segment_shape(spec: Any) -> tuple[int, ...]:
     if spec.stft is None:
         return (spec.chunking.chunk_length, spec.channels)
     return (spec.chunking.chunk_hop // spec.stft.hop_length, spec.bins, spec.channels)
+
+
+def estimate_shape(spec: Any) -> tuple[int, ...]:
+    """Returns the shape of what it estimates of each source: as much, or of a waveform its middle."""
+    if spec.stft is None:
+        return (spec.chunking.estimate_length, spec.channels)
+    return segment_shape(spec)
 
 
 def _timed(times: dict[str, Any], name: str, function: Callable[[], Any]) -> Any:

@@ -11,8 +11,9 @@ from jaxsep.cli.main import app
 from jaxsep.compare.frameworks import FRAMEWORKS
 from jaxsep.compare.legs import PACKAGES, run_leg
 from jaxsep.compare.speed import RULES, measure_speed, to_markdown
-from jaxsep.compare.speed_leg import Leg, segment_shape
-from jaxsep.models.spec import ModelSpec
+from jaxsep.compare.speed_leg import Leg, estimate_shape, segment_shape
+from jaxsep.models.spec import ModelSpec, whole_outputs
+from jaxsep.weights import wave_unet
 from jaxsep.weights.checkpoint import save_checkpoint
 from jaxsep.weights.tree import expected_shapes, flatten, unflatten
 
@@ -62,12 +63,20 @@ def model(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """TensorFlow, with which other tests may have computed by now, refuses another number of threads then."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", lambda threads: None)
+
+
 def measured_leg(model, framework, task):
     leg = Leg(framework=framework, task=task, model=str(model), batch_size=2, threads=1, warm_up=1, repeats=3)
     return run_leg("jaxsep.compare.speed_leg", leg, framework=framework, threads=1)
 
 
-def test_all_frameworks_estimate_and_learn_the_same():
+def test_all_frameworks_estimate_and_learn_the_same(in_this_process):
     """Ten steps from the same weights on the same magnitudes; PyTorch's are the expected losses."""
     rng = np.random.default_rng(1)
     mixture = np.abs(rng.standard_normal((2, *segment_shape(SPEC)), np.float32))
@@ -97,6 +106,30 @@ def test_all_frameworks_estimate_and_learn_the_same():
             assert np.abs(trained[name][path] - expected).max() < 1e-4, (name, path)
             assert np.abs(trained[name][path] - start[path]).max() > 0 or "batch_stats" in path
     assert losses["torch"][-1] < losses["torch"][0]
+
+
+def test_frameworks_learn_the_same_on_waveforms(in_this_process):
+    """A step of each on the Wave-U-Net, which estimates the middle of what it sees."""
+    published = wave_unet.SPECS["wave-unet-m4"]
+    config = published.config.model_copy(update={"levels": 1, "filters": 2})
+    chunking = whole_outputs(*config.lengths(500), last="shifted")
+    spec = published.model_copy(update={"config": config, "chunking": chunking})
+    rng = np.random.default_rng(1)
+    shapes = expected_shapes(spec)
+    drawn = unflatten({path: rng.uniform(0.1, 0.3, shape).astype(np.float32) for path, shape in shapes.items()})
+    mixture = rng.standard_normal((1, *segment_shape(spec)), np.float32)
+    sources = rng.standard_normal((1, 2, *estimate_shape(spec)), np.float32)
+    threads, losses = torch.get_num_threads(), {}
+    try:
+        for name in ("torch", "jax", "tensorflow"):
+            compile_step, step = FRAMEWORKS[name](spec, drawn, threads).training(mixture, sources)
+            compile_step()
+            losses[name] = [step(mixture, sources) for _ in range(2)]
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("jax", "tensorflow"):
+        # The second step sees what Adam made of the first; float32 rounding.
+        np.testing.assert_allclose(losses[name], losses["torch"], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(("framework", "task"), [("jax", "training"), ("torch-compile", "inference")])
