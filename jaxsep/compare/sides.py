@@ -31,7 +31,8 @@ _MADE_UP_SECONDS = 12.0
 # Below a mixture at -20 dB of full scale, this is what rounding to 16 bits adds.
 _NETWORK_DB = -80.0
 # Files of 16 bits: the same rounding, some more for what other transforms add. Of weights that are stored in float16
-# the rounding is this far below the mixture: the parity tests hold it to -55 dB on real music, of which some is stranger.
+# the rounding is this far below the mixture: the parity tests hold it to -55 dB on real music, and other music may be
+# harder.
 _FILES_DB, _FLOAT16_FILES_DB = -70.0, -50.0
 
 

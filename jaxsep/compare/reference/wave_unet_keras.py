@@ -102,7 +102,7 @@ class _LearnedWithContext(_Learned):
     context = True
 
 
-_UPSAMPLING = {
+_UPSAMPLING: dict[tuple[str, bool], Any] = {
     ("linear", False): _Linear,
     ("linear", True): _LinearWithContext,
     ("learned", False): _Learned,
