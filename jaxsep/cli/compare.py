@@ -129,10 +129,11 @@ def parity(
     spec = loaded.spec
     jax_device = choose_device(device)
     use_compilation_cache()
+    ours = JaxNetwork(spec, loaded.variables, jax_device)
     side = find_side(other, loaded, tracks, spleeter_command=spleeter, device=jax_device)
-    limit_db = default_threshold_db(side, loaded.variables) if threshold_db is None else threshold_db
+    limit_db = default_threshold_db(ours, side) if threshold_db is None else threshold_db
     measured = measure_parity(
-        JaxNetwork(spec, loaded.variables, jax_device),
+        ours,
         side,
         find_excerpts(tracks, spec, offset_seconds=offset, seconds=seconds),
         Thresholds(output=threshold, difference_db=limit_db),

@@ -87,6 +87,12 @@ class JaxNetwork(Network):
         """See `Network`."""
         return "they have our names"
 
+    def is_float16(self) -> bool:
+        """Whether every weight is a number of 16 bits, as those of checkpoints that are stored so are."""
+        with np.errstate(over="ignore"):
+            leaves = map(np.asarray, flatten(self.variables).values())
+            return all(np.array_equal(leaf, leaf.astype(np.float16)) for leaf in leaves)
+
 
 class TorchTwin(Network):
     """The PyTorch twin, on the CPU; see `Network`."""

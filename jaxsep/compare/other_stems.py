@@ -5,6 +5,7 @@ What is done with the stems is in parity.py.
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -86,7 +87,9 @@ class SpleeterCommand(OtherStems):
             )
         self._command = found
         self._spec = spec
-        self.description = f"{found} separate -p {self._configuration}"
+        told = subprocess.run([found, "--version"], capture_output=True, text=True, errors="replace", check=False)
+        version = re.search(r"\d+(\.\d+)+", told.stdout)
+        self.description = f"Spleeter {version[0] if version else 'of unknown version'}, {self._configuration}"
 
     def stems(self, excerpt: Excerpt) -> dict[str, HostWaveform]:
         """See `OtherStems`; runs the command."""

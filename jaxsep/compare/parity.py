@@ -27,7 +27,7 @@ from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
 from jaxsep.weights.tree import flatten
 
 RULES = (
-    "Both sides have the same weights and compute in float32; JAX's products are of precision 'highest'.",
+    "Both sides compute in float32; JAX's products are of precision 'highest'.",
     "a is ours and b the other side. max|a-b| and mean|a-b| are over all values, 'relative' is max|a-b| / max|b|, 'L2' "
     "is the norm of a-b over the norm of b.",
     "Layers are compared on the loudest chunk of the first track, by the names of ours; each side's layers get what "
@@ -42,6 +42,7 @@ RULES = (
     "Weights 'there and back' are read from the twin after ours were copied into it; 'converted' are the twin's, under "
     "the names that foreign files have, through the rules of `jaxsep convert`. Both must be equal bit for bit.",
 )
+FLOAT16 = "Our weights are numbers of 16 bits: a side that has them in 32 differs by this rounding."
 
 NOT_ALIKE = "the two models do not see chunks of the same kind"
 
@@ -88,7 +89,7 @@ def measure_parity(
         "ours": ours.description,
         "theirs": theirs.description,
         "thresholds": {"output": thresholds.output, "difference_db": thresholds.difference_db},
-        "rules": [*RULES, *theirs.rules],
+        "rules": [*RULES, *theirs.rules, *([FLOAT16] if ours.is_float16() else [])],
         "weights": {},
         "layers": {},
         "tracks": [],

@@ -108,7 +108,7 @@ def _audio(tracks: list[dict[str, Any]]) -> Iterable[str]:
                 ]
             rows.append(cells)
         start, end = track["offset_seconds"], track["offset_seconds"] + track["seconds"]
-        told = [f"{start:g} to {end:g} s at {track['sample_rate']} Hz", *track.get("notes", [])]
+        told = [f"{start:.2f} to {end:.2f} s at {track['sample_rate']} Hz", *track.get("notes", [])]
         if "sdr_not_compared" in track:
             told.append(f"no SDR: {track['sdr_not_compared']}")
         notes.append(f"- {track['track']}: {'; '.join(told)}.")
