@@ -75,8 +75,10 @@ bench-train: $(STAMPS)/dev .cache/muldjord/.complete
 	$(BIN)/python -m train.prepare .cache/muldjord/songs .cache/muldjord/prepared --validation-track internal_degeneration --overwrite
 	$(BIN)/python -m train configs/bench_guitar.yaml --workdir .cache/bench/guitar data.root=.cache/muldjord/prepared
 	$(BIN)/python -m train configs/bench_guitar_finetune.yaml --workdir .cache/bench/guitar_finetune data.root=.cache/muldjord/prepared
+	$(BIN)/python -m train configs/bench_guitar_wave.yaml --workdir .cache/bench/guitar_wave data.root=.cache/muldjord/prepared
 	$(BIN)/python -m train.bench_guitar .cache/muldjord/songs --held-out internal_degeneration \
-		--run trained=.cache/bench/guitar --run finetuned=.cache/bench/guitar_finetune --output bench/guitar.json
+		--run trained=.cache/bench/guitar --run finetuned=.cache/bench/guitar_finetune --run wave=.cache/bench/guitar_wave \
+		--output bench/guitar.json
 
 .cache/muldjord/.complete:
 	rm -rf .cache/muldjord && mkdir -p .cache/muldjord/songs

@@ -37,6 +37,7 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {"v5e:2x4": {"chips_per_host_bounds": (2
 PROGRAMS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("v5e:2x4", "smoke", ()),
     ("v5e:2x4", "bench_guitar", ()),
+    ("v5e:2x4", "bench_guitar_wave", ()),
     ("v5e:2x4", "unet_jansson", ()),
     ("v5e:2x4", "wave_unet_m4", ()),
     ("v5e:2x4", "wave_unet_m5_highsr", ()),

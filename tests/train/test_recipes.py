@@ -41,6 +41,7 @@ def test_these_are_the_recipes():
         *PUBLISHED,
         "bench_guitar",
         "bench_guitar_finetune",
+        "bench_guitar_wave",
         "smoke",
     }
 
