@@ -31,6 +31,7 @@ RANKS = {
     "separation": 4,
     "training": 5,
     "evaluation": 6,
+    # It reads tracks and scores them as evaluation does.
     "compare": 6.5,
     "cli": 7,
     "demo": 8,
