@@ -168,7 +168,8 @@ def test_janssons_dropout_acts_after_the_first_three_decoder_blocks_and_follows_
     for i, after in enumerate(dropped):
         before = layers[f"decoder_{i}"]["__call__"][0]
         kept = after != 0
-        np.testing.assert_array_equal(after, jnp.where(kept, 2 * before, 0))
+        # The norm before is computed anew, fused with the dropout or not: some float32 roundings.
+        np.testing.assert_allclose(after, jnp.where(kept, 2 * before, 0), rtol=1e-6)
         # Of what a ReLU leaves, half is dropped: the smallest map has some 100 values, whose share varies by 5 %.
         assert 0.3 < float(kept.sum() / (before != 0).sum()) < 0.7
 
