@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxsep import unfinished
-from jaxsep.compare.equivalence import Equivalence, equivalence
+from jaxsep.compare.equivalence import equivalence
 from jaxsep.compare.study import RULES
 from jaxsep.compare.study_config import StudyConfig
 from jaxsep.compare.study_plots import plot_differences, plot_losses
@@ -144,19 +144,16 @@ def verdict(comparison: dict[str, Any]) -> str:
     name = f"{comparison['framework']} against {comparison['against']}"
     if "not_compared" in comparison:
         return f"{name}: not compared, {comparison['not_compared']}."
-    found = Equivalence(**{field: comparison[field] for field in Equivalence.__dataclass_fields__})
     what = f"{comparison['stem']} {comparison['metric'].upper()}"
-    if found.low is None:
-        return f"{name}: {what} differs by {found.mean:+.3f} dB in one pair, which has no interval."
-    shown = (
-        f"equivalent within ±{found.margin:g} dB"
-        if found.inside
-        else f"equivalence within ±{found.margin:g} dB is not shown"
-    )
+    if comparison["low"] is None:
+        return f"{name}: {what} differs by {comparison['mean']:+.3f} dB in one pair, which has no interval."
+    margin = f"±{comparison['margin']:g} dB"
+    shown = f"equivalent within {margin}" if comparison["inside"] else f"equivalence within {margin} is not shown"
     return (
-        f"{name}: {what} differs by {found.mean:+.3f} dB, 95 % interval [{found.low:+.3f}, {found.high:+.3f}] over "
-        f"{found.pairs} pairs: {shown} (TOST p = {found.tost_p:.2g}). Sign-flip test of no difference at all: "
-        f"p = {found.sign_flip_p:.3g}; the least it can give with so many pairs is {found.sign_flip_smallest_p:.2g}."
+        f"{name}: {what} differs by {comparison['mean']:+.3f} dB, 95 % interval [{comparison['low']:+.3f}, "
+        f"{comparison['high']:+.3f}] over {comparison['pairs']} pairs: {shown} (TOST p = {comparison['tost_p']:.2g}). "
+        f"Sign-flip test of no difference at all: p = {comparison['sign_flip_p']:.3g}; the least it can give with so "
+        f"many pairs is {comparison['sign_flip_smallest_p']:.2g}."
     )
 
 
