@@ -40,8 +40,9 @@ def summarize(config: StudyConfig, runs: Sequence[dict[str, Any]], known: dict[s
         own = [run for run in made if run["framework"] == framework]
         reasons = [run["refused"] for run in runs if run["framework"] == framework and "refused" in run]
         row: dict[str, Any] = {"framework": framework, "runs": len(own)}
-        if reasons:
-            row["not_run"] = f"{len(reasons)} of {config.seeds}: {reasons[0]}"
+        if len(own) < config.seeds:
+            reason = reasons[0] if reasons else "there is no record of them"
+            row["not_run"] = f"{config.seeds - len(own)} of {config.seeds}: {reason}"
         rows.append(row | (_row(config, own) if own else {}))
     first = config.frameworks[0]
     return {
