@@ -36,7 +36,7 @@ RULES = (
     "Scores are medians over frames of one second (BSS Eval v4), averaged over test songs.",
 )
 
-_CONFIG = "config.json"
+_CONFIG, _LOCK = "config.json", ".lock"
 
 
 def run_study(
@@ -159,7 +159,7 @@ def _check_lengths(config: StudyConfig, songs: Songs) -> None:
 
 
 def _check_same(config: StudyConfig, workdir: Path) -> None:
-    """Refuses to go on with another study; more seeds are the same study."""
+    """Refuses to go on with another study, or among other files; more seeds are the same study."""
     path = workdir / _CONFIG
     described = config.model_dump(mode="json")
     if path.exists():
@@ -170,6 +170,8 @@ def _check_same(config: StudyConfig, workdir: Path) -> None:
                 f"'{workdir}' holds a study with another '{changed[0]}'; give another folder with -o, "
                 "or take that one away."
             )
+    elif others := sorted(each.name for each in workdir.iterdir() if each.name != _LOCK):
+        raise ConfigError(f"'{workdir}' holds '{others[0]}' and no study; give another folder with -o.")
     _write(path, described)
 
 
@@ -180,7 +182,7 @@ def _alone(workdir: Path) -> Iterator[None]:
 
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(workdir / ".lock")
+        lock = FileLock(workdir / _LOCK)
         with lock.acquire(timeout=0):
             yield
     except Timeout:

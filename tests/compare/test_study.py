@@ -95,6 +95,13 @@ def test_a_second_study_in_the_folder_is_refused(study):
     assert done.exit_code == 2 and "holds a study with another 'training'" in done.stderr
 
 
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    done = CliRunner().invoke(app, command(tmp_path))
+    assert done.exit_code == 2 and "holds 'report.html' and no study" in done.stderr
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
 def test_pairs_are_of_one_seed_and_runs_that_were_not_made_are_marked(study):
     """Made of the runs that are there: of further seeds, in which PyTorch is better by a known amount."""
     folder, _ = study
