@@ -65,7 +65,7 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 bench-tpu: .venv-tpu/.complete
 	.venv-tpu/bin/python -m train.tpu_programs --output bench/tpu.json
 
-# Some forty minutes; the same command goes on where it was stopped.
+# Twenty-four runs of a minute or so; the same command goes on where it was stopped.
 bench-study: $(STAMPS)/dev .cache/muldjord/.complete
 	$(BIN)/jaxsep compare study configs/study_guitar.yaml -o .cache/bench/study data.root=.cache/muldjord/songs
 	mkdir -p bench && cp .cache/bench/study/study.json bench/study.json

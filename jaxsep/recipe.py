@@ -21,7 +21,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         import yaml
     except ImportError:
-        raise JaxsepError("Recipes need PyYAML, which is not installed: pip install 'jaxsep[train]'.") from None
+        raise JaxsepError("Recipes need PyYAML, which is not installed: pip install pyyaml.") from None
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,9 @@ import numpy as np
 from jaxsep.compare.frameworks import build_twin
 from jaxsep.models import FAMILIES
 from jaxsep.models.spec import ModelSpec
+from jaxsep.models.unet import UNetConfig
+from jaxsep.models.wave_unet import WaveUNetConfig
+from jaxsep.models.wave_unet_resampled import ResampledWaveUNetConfig
 from jaxsep.typing import Variables
 from jaxsep.weights import spleeter, twins, wave_unet
 from jaxsep.weights.mapping import Rule, apply
@@ -133,12 +136,12 @@ class TorchTwin(Network):
         spec = self.spec
         state = {name: tensor.numpy() for name, tensor in self._network.state_dict().items()}
         rules: list[Rule]
-        if spec.family == "wave_unet":
+        if isinstance(spec.config, WaveUNetConfig):
             # Published in TensorFlow alone, and not in torch's layouts: what is read back gets the original's names.
-            rules = wave_unet.tensorflow_rules(spec.config)  # type: ignore[arg-type]
+            rules = wave_unet.tensorflow_rules(spec.config)
             state = named_by(rules, self.variables)
-        elif spec.family == "wave_unet_resampled":
-            rules = wave_unet.torch_rules(spec.config, spec.stems)  # type: ignore[arg-type]
+        elif isinstance(spec.config, ResampledWaveUNetConfig):
+            rules = wave_unet.torch_rules(spec.config, spec.stems)
         else:
             rules = twins.rules(spec, state, [f"source_{m}." for m in range(len(spec.stems))])
         return apply(rules, state, expected_shapes(spec), where="the PyTorch twin")
@@ -177,10 +180,10 @@ class TensorFlowTwin(Network):
 
     def converted(self) -> Variables | str:
         """See `Network`: under the names that the published checkpoints have."""
-        spec, rules = self.spec, None
-        if spec.family == "wave_unet":
-            rules = wave_unet.tensorflow_rules(spec.config)  # type: ignore[arg-type]
-        elif len(spec.config.filters) == spleeter.DEPTH:  # type: ignore[attr-defined]
+        spec = self.spec
+        if isinstance(spec.config, WaveUNetConfig):
+            rules = wave_unet.tensorflow_rules(spec.config)
+        elif isinstance(spec.config, UNetConfig) and len(spec.config.filters) == spleeter.DEPTH:
             rules = spleeter.tensorflow_rules(len(spec.stems))
         else:
             return f"Spleeter's names are those of U-Nets with {spleeter.DEPTH} blocks"

@@ -3,7 +3,6 @@
 Nothing is trained or scored here.
 """
 
-import csv
 import html
 import io
 import json
@@ -21,6 +20,7 @@ from jaxsep.compare.study import RULES
 from jaxsep.compare.study_config import StudyConfig
 from jaxsep.compare.study_plots import plot_differences, plot_losses
 from jaxsep.evaluation.page import html_page, html_table
+from jaxsep.evaluation.report import to_csv
 from jaxsep.metrics.frame_scores import METRICS
 
 REPORTS = ("study.json", "study.md", "runs.csv", "losses.csv", "losses.png", "differences.png", "report.html")
@@ -299,8 +299,8 @@ def write_study(
     contents: dict[str, str | bytes] = {
         "study.json": json.dumps(summary, indent=1) + "\n",
         "study.md": markdown,
-        "runs.csv": _csv(_run_rows(config, made)),
-        "losses.csv": _csv(
+        "runs.csv": to_csv(_run_rows(config, made)),
+        "losses.csv": to_csv(
             [
                 {"framework": run["framework"], "seed": run["seed"], "step": index + 1, "loss": loss}
                 for run in made
@@ -332,15 +332,6 @@ def _run_rows(config: StudyConfig, runs: Sequence[dict[str, Any]]) -> list[dict[
         for song in run["scores"]
         for stem in config.model.stems
     ]
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
 
 
 def _saved(figure: Any, kind: str) -> bytes:

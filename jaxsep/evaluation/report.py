@@ -196,8 +196,8 @@ def write_reports(records: Sequence[dict[str, Any]], directory: Path) -> list[Pa
     }
     texts = (
         json.dumps(data, indent=1, allow_nan=False) + "\n",
-        _csv([asdict(row) for row in rows]),
-        _csv([asdict(score) for score in scores]),
+        to_csv([asdict(row) for row in rows]),
+        to_csv([asdict(score) for score in scores]),
         markdown(rows, remarks(records)),
         make_page(data, scores, rows),
     )
@@ -257,7 +257,8 @@ def _json_row(row: TrackScore | Aggregate) -> dict[str, Any]:
     }
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns rows of the same keys as a table of comma-separated values, the keys above; nothing for no rows."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
