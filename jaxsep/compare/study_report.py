@@ -45,7 +45,7 @@ def summarize(config: StudyConfig, runs: Sequence[dict[str, Any]], known: dict[s
             row["not_run"] = f"{config.seeds - len(own)} of {config.seeds}: {reason}"
         rows.append(row | (_row(config, own) if own else {}))
     first = config.frameworks[0]
-    return {
+    summary = {
         **known,
         "config": config.model_dump(mode="json"),
         "rules": list(RULES),
@@ -57,6 +57,16 @@ def summarize(config: StudyConfig, runs: Sequence[dict[str, Any]], known: dict[s
             for seed in range(config.seeds)
         ),
     }
+    return _without_nan(summary)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: of what is not finite, such as scores of silence, it says null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row(config: StudyConfig, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -105,12 +115,8 @@ def _comparison(
     differences = table.mean(axis=0 if _unit(config, known) == "song" else 1)
     if not np.isfinite(differences).all():
         return result | {"not_compared": "a score is not finite; the stem is silent, or so is an estimate"}
-    found = asdict(equivalence(differences.tolist(), config.margin_db))
-    # JSON has no infinity: of one pair there is no interval.
-    finite = {
-        name: None if isinstance(each, float) and not math.isfinite(each) else each for name, each in found.items()
-    }
-    return result | {"differences": differences.tolist(), **finite}
+    # Of one pair there is no interval: its ends are infinite.
+    return result | {"differences": differences.tolist(), **asdict(equivalence(differences.tolist(), config.margin_db))}
 
 
 def _unit(config: StudyConfig, known: dict[str, Any]) -> str:
@@ -133,10 +139,9 @@ def _median(frames: Sequence[float]) -> float:
 
 
 def _mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:
-    mean = float(np.mean(values))
     return {
-        "mean": mean if math.isfinite(mean) else None,
-        "deviation": float(np.std(values, ddof=1)) if len(values) > 1 and math.isfinite(mean) else None,
+        "mean": float(np.mean(values)),
+        "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
     }
 
 
@@ -160,11 +165,14 @@ def verdict(comparison: dict[str, Any]) -> str:
 
 Table = tuple[list[str], list[list[str]]]
 
+# What a run that went wrong may not have.
+_FORMS = (("last_loss", ".5f"), ("network_difference", ".1e"))
+
 
 def score_table(summary: dict[str, Any]) -> Table:
     """Returns headings and rows of the scores, the mixture's first; rows start with two texts."""
     stems = summary["config"]["model"]["stems"]
-    rows = [["mixture", stem, "", *(f"{summary['mixture'][stem][metric]:.2f}" for metric in METRICS)] for stem in stems]
+    rows = [["mixture", stem, "", *(_decibels(summary["mixture"][stem][metric]) for metric in METRICS)] for stem in stems]
     for row in summary["rows"]:
         if "scores" not in row:
             rows.append([row["framework"], f"not run: {row['not_run']}", "0", *[""] * len(METRICS)])
@@ -193,17 +201,18 @@ def training_table(summary: dict[str, Any]) -> Table:
                 f"{1e3 * row['step_seconds_p95']:.0f}",
                 *(f"{row[f'{name}_seconds']:.2f}" for name in ("build", "compile", "first_step")),
                 peak,
-                f"{row['last_loss']:.5f}",
-                f"{row['network_difference']:.1e}",
+                *("-" if row[name] is None else f"{row[name]:{form}}" for name, form in _FORMS),
             ]
         )
     return headings, rows
 
 
 def _plus_minus(value: dict[str, float | None]) -> str:
-    if value["mean"] is None:
-        return "-"
-    return f"{value['mean']:.2f}" + ("" if value["deviation"] is None else f" ± {value['deviation']:.2f}")
+    return _decibels(value["mean"]) + ("" if value["deviation"] is None else f" ± {value['deviation']:.2f}")
+
+
+def _decibels(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _introduction(summary: dict[str, Any]) -> str:
@@ -297,7 +306,7 @@ def write_study(
     pictures = {"losses": plot_losses(made, config.frameworks), "differences": plot_differences(summary)}
     markdown = to_markdown(summary)
     contents: dict[str, str | bytes] = {
-        "study.json": json.dumps(summary, indent=1) + "\n",
+        "study.json": json.dumps(summary, indent=1, allow_nan=False) + "\n",
         "study.md": markdown,
         "runs.csv": to_csv(_run_rows(config, made)),
         "losses.csv": to_csv(

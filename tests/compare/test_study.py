@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -126,6 +127,18 @@ def test_pairs_are_of_one_seed_and_runs_that_were_not_made_are_marked(study):
     assert "| tensorflow-function 2." in text
     none = summarize(config, [run for run in runs if run["framework"] != "torch"], known)
     assert "torch against jax: not compared, there are no two runs of one seed" in to_markdown(none)
+
+
+def test_scores_of_silence_are_null_in_json_and_a_dash_in_tables(study):
+    folder, _ = study
+    config, known = load_study(SMOKE, LESS), json.loads((folder / "study.json").read_text())
+    known["mixture"]["noise"] = dict.fromkeys(known["mixture"]["noise"], math.nan)
+    silent = [changed(run, 0, math.nan) for run in runs_of(folder)]
+    summary = summarize(config, [{**run, "losses": [math.nan] * 6} for run in silent], known)
+    json.dumps(summary, allow_nan=False)
+    assert all(row["last_loss"] is None and row["scores"]["melody"]["sdr"]["mean"] is None for row in summary["rows"])
+    text = to_markdown(summary)
+    assert "| mixture | noise |  | - | - | - | - |" in text and "a score is not finite" in text and "nan" not in text
 
 
 def runs_of(folder):
