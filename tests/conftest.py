@@ -1,6 +1,7 @@
 """Switches for the whole suite."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Sets XLA's flags for this process, its workers and all that they start, if this XLA knows them."""
+    """Sets XLA's flags for this process, its workers and all that they start, if this XLA knows them; lets Ctrl-C in."""
+    # A shell's background jobs ignore Ctrl-C, and so would all processes that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--unoptimized") and not hasattr(config, "workerinput"):
         flags = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMIZED}".strip()
         known = subprocess.run(

@@ -10,7 +10,7 @@ import pytest
 from cli.conftest import SCRIPT, files, read, write_song
 
 SONGS = ("a", "b", "c", "d")
-RUNS = 20
+RUNS = 12
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def songs(place):
 
 
 def test_a_run_stopped_at_a_random_moment_leaves_complete_stems_or_none(songs, monkeypatch, place):
-    """Twenty moments, from the first import to after the end; each file under a final name is whole, with its pair."""
+    """Twelve moments, from the first import to after the end; each file under a final name is whole, with its pair."""
     scratch = place / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))

@@ -1,5 +1,7 @@
 """The Wave-U-Nets: lengths, forms, clipping, and what is refused. What other programs compute is in tests/parity."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,9 +106,9 @@ def test_specs_that_do_not_fit_the_network_are_refused(change, message):
 def test_estimates_are_clipped_but_not_in_training(network):
     config = network.config
     mixture = 40 * jax.random.normal(jax.random.key(1), (1, config.lengths(20).input, 2))
-    variables = network.init(jax.random.key(0), mixture, train=False)
+    variables = jax.jit(partial(network.init, train=False))(jax.random.key(0), mixture)
     variables = jax.tree.map(lambda leaf: 3 * leaf, variables)
-    free, clipped = (network.apply(variables, mixture, train=train) for train in (True, False))
+    free, clipped = (jax.jit(partial(network.apply, train=train))(variables, mixture) for train in (True, False))
     assert np.abs(free).max() > 1
     if isinstance(network, WaveUNet):
         # The first estimate is clipped before the second is the rest of the mixture.

@@ -1,5 +1,7 @@
 """A network on magnitudes: a moving window gives what the whole track gives, and the path around it is right."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def unet_model(seed=0, **masks):
         where="the test",
     )
     module = UNet(spec.config, form="native")
-    variables = module.init(jax.random.key(seed), jnp.zeros((1, FRAMES, 64, 2)), train=False)
+    variables = jax.jit(partial(module.init, train=False))(jax.random.key(seed), jnp.zeros((1, FRAMES, 64, 2)))
     rng = np.random.default_rng(seed)
     # Biases of zero and norms of one, as initialised, would hide mistakes.
     variables = jax.tree.map(
@@ -73,7 +75,7 @@ def test_streamed_stems_equal_those_of_the_whole_track(extension, batch_size):
         np.testing.assert_allclose(np.stack(list(stems.values())), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("iterations", [1, 2, 3])
+@pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("softmask", [True, False])
 def test_streamed_wiener_filter_equals_that_of_the_whole_track(iterations, softmask):
     model = unet_model()

@@ -13,13 +13,16 @@ from train.tpu_programs import shapes_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = 4
-# Of each source, in XLA's own form: every convolution, its gradient to its input and its gradient to its kernel. Nobody
+ACCELERATORS = ("cuda", "tpu")
+# Of each network, in XLA's own form: every convolution, its gradient to its input and its gradient to its kernel. Nobody
 # asks for the gradient to the mixture.
 CONVOLUTIONS = {
     "unet": lambda config: 3 * (2 * len(config.filters) + 1) - 1,  # as many decoders as encoders, and the mask
     "jansson": lambda config: 3 * 2 * len(config.filters) - 1,  # the last decoder is the mask
     # Two in each block of encoder and decoder, a transposed one into each block of the decoder, and the mask.
     "classic_unet": lambda config: 3 * (2 * (2 * len(config.filters) - 1) + len(config.filters) - 1 + 1) - 1,
+    # Two on either side of every change of rate but the innermost, which has one between; and the output.
+    "wave_unet_resampled": lambda config: 3 * (4 * (len(config.filters) - 1) + 1 + 1) - 1,
 }
 
 
@@ -36,23 +39,28 @@ def test_the_step_of_a_recipe_is_exported_with_native_convolutions(recipe):
     config = load(recipe)
     program, *shapes = shapes_of(config, (EXAMPLES,))
 
-    def exported_step(platform, **changes):
+    def exported(**changes):
         # Alone on its device: jax.export refuses pmap, and an axis there is none.
         network = program.network
         fields = {name: value for name, value in {"axis_name": None, **changes}.items() if hasattr(network, name)}
         loss_fn = partial(program.step.keywords["loss_fn"], model=network.clone(**fields))
+        # One for both platforms, so that it is traced once.
         step = jax.jit(partial(program.step, loss_fn=loss_fn, axis_name=None), donate_argnums=0)
-        return export.export(step, platforms=[platform])(*shapes)
+        return [export.export(step, platforms=[platform])(*shapes) for platform in ACCELERATORS]
 
-    for platform in ("cuda", "tpu"):
-        exported = exported_step(platform)
-        assert exported.platforms == (platform,)
-        found = len(re.findall(r"stablehlo\.convolution", exported.mlir_module()))
-        if config.model.family in CONVOLUTIONS:
-            assert found == config.model.config.n_sources * CONVOLUTIONS[config.model.family](config.model.config)
-        else:  # networks on samples, where cut blocks make the count a long story: as many as XLA's own form has
-            native = exported_step(platform, form="native").mlir_module()
-            assert found == len(re.findall(r"stablehlo\.convolution", native)) > 0
+    def convolutions(step):
+        return len(re.findall(r"stablehlo\.convolution", step.mlir_module()))
+
+    shape, family = config.model.config, config.model.family
+    if family in CONVOLUTIONS:
+        networks = shape.n_sources if getattr(shape, "separate", True) else 1
+        expected = [networks * CONVOLUTIONS[family](shape)] * len(ACCELERATORS)
+    else:  # the original Wave-U-Net, where cut blocks make the count a long story: as many as XLA's own form has
+        expected = [convolutions(step) for step in exported(form="native")]
+        assert min(expected) > 3 * shape.levels
+    for platform, step, count in zip(ACCELERATORS, exported(), expected, strict=True):
+        assert step.platforms == (platform,)
+        assert convolutions(step) == count
         # What goes in comes out: the state in the same types, and what the step tells.
         state = jax.tree.leaves(shapes[0])
-        assert [leaf.dtype for leaf in exported.out_avals[: len(state)]] == [leaf.dtype for leaf in state]
+        assert [leaf.dtype for leaf in step.out_avals[: len(state)]] == [leaf.dtype for leaf in state]

@@ -138,7 +138,7 @@ def test_losses_and_gradients_are_finite_on_silence(name, silent):
         estimates = jnp.zeros_like(estimates)
     if silent == "one sample":
         estimates = targets = jnp.zeros_like(targets).at[:, :, 100].set(1e-20)
-    value, gradient = jax.value_and_grad(lambda e: waveform_losses()[name](e, targets).sum())(estimates)
+    value, gradient = jax.jit(jax.value_and_grad(lambda e: waveform_losses()[name](e, targets).sum()))(estimates)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
@@ -149,7 +149,7 @@ def test_gradients_match_finite_differences(name):
     direction = np.random.default_rng(3).standard_normal(estimates.shape)
     with jax.enable_x64(True):
         # In float64, where a difference of 1e-6 has eight digits left.
-        loss = partial(lambda e, t: waveform_losses()[name](e, t).sum(), t=jnp.asarray(targets, jnp.float64))
+        loss = jax.jit(partial(lambda e, t: waveform_losses()[name](e, t).sum(), t=jnp.asarray(targets, jnp.float64)))
         at = jnp.asarray(estimates, jnp.float64)
         slope = (jax.grad(loss)(at) * direction).sum()
         step = 1e-6
@@ -161,6 +161,6 @@ def test_gradients_match_finite_differences(name):
 def test_gradient_descent_on_the_loss_approaches_the_targets(name):
     estimates, targets = (jnp.asarray(waveforms) for waveforms in pair())
     loss = waveform_losses()[name]
-    gradient = jax.grad(lambda e: loss(e, targets).sum())(estimates)
+    gradient = jax.jit(jax.grad(lambda e: loss(e, targets).sum()))(estimates)
     better = estimates - 1e-3 * gradient / jnp.abs(gradient).max()
     assert (loss(better, targets) < loss(estimates, targets)).all()

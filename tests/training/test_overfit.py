@@ -26,7 +26,7 @@ def test_one_batch_is_learned_to_five_per_cent_of_its_first_loss_within_300_step
     sources = (0.3 * tones[None, :, :, None] * gates).astype(np.float32)
     batch = Batch(sources.sum(axis=1), sources)
     model = UNet(SPEC.config, form="native")
-    variables = model.init(jax.random.key(0), jax.numpy.zeros((1, 8, 16, 2)), train=False)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), jax.numpy.zeros((1, 8, 16, 2)))
     optimizer = build_optimizer(OptimizerConfig(learning_rate=1e-2), variables["params"])
     loss_fn = partial(objective, model=model, spec=SPEC, loss=LossConfig(), train=True)
     step = jax.jit(partial(train_step, loss_fn=loss_fn, optimizer=optimizer, axis_name=None))

@@ -182,8 +182,8 @@ def test_gradients_are_averaged_and_not_summed():
     """Plain SGD by hand: parameters move by the rate times the gradient of the mean over the batch."""
     step, state = step_and_state(OptimizerConfig(kind="sgd", learning_rate=0.1))
     loss_fn = step.keywords["loss_fn"]
-    gradients = jax.grad(
-        lambda p: loss_fn(p, state.batch_stats, jax.tree.map(jnp.asarray, batch_of(0)), jax.random.key(0))[0]
+    gradients = jax.jit(
+        jax.grad(lambda p: loss_fn(p, state.batch_stats, jax.tree.map(jnp.asarray, batch_of(0)), jax.random.key(0))[0])
     )(state.params)
     after, metrics = jax.jit(partial(step, axis_name=None))(state, batch_of(0), jax.random.key(0))
     jax.tree.map(

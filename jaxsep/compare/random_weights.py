@@ -1,0 +1,34 @@
+"""Writes a checkpoint of a published shape with weights drawn at random, for what is measured and not listened to.
+
+`python -m jaxsep.compare.random_weights wave-unet-m4 FILE.safetensors`: the weights of some systems have to be fetched
+by a person, and how long a network takes does not depend on them.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxsep.models import FAMILIES
+from jaxsep.weights.checkpoint import save_checkpoint
+from jaxsep.weights.wave_unet import SPECS
+
+
+def main() -> None:
+    """Draws and writes."""
+    parser = argparse.ArgumentParser(prog="python -m jaxsep.compare.random_weights", description=__doc__)
+    parser.add_argument("model", choices=list(SPECS))
+    parser.add_argument("output", type=Path, help="a .safetensors file")
+    options = parser.parse_args()
+    spec = SPECS[options.model]
+    module = FAMILIES[spec.family].module(spec.config)
+    mixture = jnp.zeros((1, spec.chunking.chunk_length, spec.channels))
+    variables = jax.jit(partial(module.init, train=False))(jax.random.key(0), mixture)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(options.output, spec, jax.device_get(variables), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()
