@@ -61,9 +61,9 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet --wiener"
 
 # No TPU is needed: libtpu compiles for chips that are described. In an environment of its own, since with libtpu JAX
-# looks for a TPU at every start.
+# looks for a TPU at every start. Each program compiles for minutes; the same command goes on where it was stopped.
 bench-tpu: .venv-tpu/.complete
-	.venv-tpu/bin/python -m train.tpu_programs --output bench/tpu.json
+	.venv-tpu/bin/python -m train.tpu_programs --output bench/tpu.json --go-on
 
 # Twenty-four runs of a minute or so; the same command goes on where it was stopped.
 bench-study: $(STAMPS)/dev .cache/muldjord/.complete

@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Sets XLA's flags for this process, its workers and all that they start, if this XLA knows them; lets Ctrl-C in."""
+    """Sets XLA's flags for all processes of the suite, if this XLA knows them, and lets Ctrl-C in."""
     # A shell's background jobs ignore Ctrl-C, and so would all processes that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--unoptimized") and not hasattr(config, "workerinput"):

@@ -126,6 +126,14 @@ def describe_program(config: RunConfig, devices: Sequence[jax.Device], *, exampl
     }
 
 
+def rows_before(output: Path, versions: dict[str, str]) -> list[dict[str, Any]]:
+    """Returns the rows of an earlier report, if there is one and the same versions made it."""
+    if not output.exists():
+        return []
+    before = json.loads(output.read_text())
+    return before["programs"] if before["versions"] == versions else []
+
+
 def collectives(program: str) -> dict[str, dict[str, int]]:
     """Counts what devices say to each other.
 
@@ -158,6 +166,7 @@ def main() -> None:
     parser.add_argument(
         "--recipe", action="append", help="one of configs/, without ending; may be repeated (default all)"
     )
+    parser.add_argument("--go-on", action="store_true", help="keep the rows that the file has, made by these versions")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     _LOG.setLevel(logging.INFO)
@@ -172,8 +181,12 @@ def main() -> None:
         "versions": {package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "libtpu", "flax")},
         "programs": [],
     }
+    if arguments.go_on:
+        report["programs"] = rows_before(arguments.output, report["versions"])
+    made = {(row["topology"], row["recipe"], *row["overrides"]) for row in report["programs"]}
     for topology, name, overrides in PROGRAMS:
-        if arguments.recipe is not None and name not in arguments.recipe:
+        asked_for = arguments.recipe is None or name in arguments.recipe
+        if not asked_for or (topology, name, *overrides) in made:
             continue
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **TOPOLOGIES[topology])
         row: dict[str, Any] = {"topology": topology, "recipe": name, "overrides": list(overrides)}

@@ -172,7 +172,9 @@ _FORMS = (("last_loss", ".5f"), ("network_difference", ".1e"))
 def score_table(summary: dict[str, Any]) -> Table:
     """Returns headings and rows of the scores, the mixture's first; rows start with two texts."""
     stems = summary["config"]["model"]["stems"]
-    rows = [["mixture", stem, "", *(_decibels(summary["mixture"][stem][metric]) for metric in METRICS)] for stem in stems]
+    rows = [
+        ["mixture", stem, "", *(_decibels(summary["mixture"][stem][metric]) for metric in METRICS)] for stem in stems
+    ]
     for row in summary["rows"]:
         if "scores" not in row:
             rows.append([row["framework"], f"not run: {row['not_run']}", "0", *[""] * len(METRICS)])

@@ -14,8 +14,8 @@ from train.tpu_programs import shapes_of
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = 4
 ACCELERATORS = ("cuda", "tpu")
-# Of each network, in XLA's own form: every convolution, its gradient to its input and its gradient to its kernel. Nobody
-# asks for the gradient to the mixture.
+# Of each network, in XLA's own form: every convolution, its gradient to its input and its gradient to its kernel.
+# Nobody asks for the gradient to the mixture.
 CONVOLUTIONS = {
     "unet": lambda config: 3 * (2 * len(config.filters) + 1) - 1,  # as many decoders as encoders, and the mask
     "jansson": lambda config: 3 * 2 * len(config.filters) - 1,  # the last decoder is the mask

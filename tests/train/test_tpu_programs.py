@@ -1,5 +1,6 @@
 """What is said of a compiled step: its communication, against what the step is known to average."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 from weights.small_models import small_spec, small_variables
 
 from train.config import RunConfig
-from train.tpu_programs import PROGRAMS, TOPOLOGIES, collectives, describe_program
+from train.tpu_programs import PROGRAMS, TOPOLOGIES, collectives, describe_program, rows_before
 
 TPU_PROGRAM = """
   %all-reduce.2 = (f32[2,16]{1,0:T(2,128)S(1)}, bf16[3]{0:T(128)}) all-reduce(%a, %b), channel_id=1, to_apply=%add
@@ -48,3 +49,11 @@ def test_every_recipe_is_compiled_and_more_than_one_topology():
     recipes = {name for name in recipes if not name.startswith("study_")}
     assert {name for _, name, _ in PROGRAMS} == recipes
     assert {topology for topology, _, _ in PROGRAMS} == set(TOPOLOGIES)
+
+
+def test_rows_of_the_same_versions_are_kept(tmp_path):
+    output, rows = tmp_path / "tpu.json", [{"topology": "v5e:2x4", "recipe": "smoke", "overrides": []}]
+    assert rows_before(output, {"jax": "1"}) == []
+    output.write_text(json.dumps({"versions": {"jax": "1"}, "programs": rows}))
+    assert rows_before(output, {"jax": "1"}) == rows
+    assert rows_before(output, {"jax": "2"}) == []

@@ -245,8 +245,8 @@ def test_damage_to_any_file_of_an_orbax_folder_is_refused_or_changes_nothing(tmp
     assert len(outcomes) == len(files)
     # Some files say again what others say, or are not read; no damage may give other weights or another kind of error.
     assert {kind for counts in outcomes.values() for kind in counts} == {"refused", "unchanged"}
-    # Five flipped bits and three truncations each. Of the arrays' file about one bit in two hundred means nothing, in the
-    # tree of keys at its end, and which one is drawn depends on the names that Orbax draws: three of five is one in 10^6.
+    # Five flipped bits and three truncations each. Of the arrays' file one bit in two hundred or so means nothing, in
+    # the tree of keys at its end. Which are drawn depends on the names that Orbax draws: three of five is one in 10^6.
     assert outcomes[largest].get("refused", 0) >= 6
     assert outcomes["jaxsep.json"] == {"refused": 8}
 
