@@ -44,6 +44,8 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 	$(BIN)/python -m jaxsep.compare.training_speed --output bench/training.json
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m jaxsep.compare.training_speed --output bench/training-huge-pages.json
 	$(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet.json --models wave-unet-m4 wave-unet-torch
+	$(BIN)/jaxsep compare speed spleeter-2stems -o .cache/bench/speed --rounds 2 --repeats 7 --overwrite
+	cp .cache/bench/speed/speed.json bench/speed.json
 	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json
 	$(BIN)/python -m train.bench_loader --output bench/loader.json
 	JAXSEP_FUZZ_CASES=1000 $(BIN)/python -m pytest --quiet tests/fuzz
@@ -59,6 +61,9 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
 	$(BIN)/python -m jaxsep.compare.process_speed --output bench/hour.json --runs 1 --warm-up 0 \
 		"jaxsep=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet" \
 		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet --wiener"
+	$(BIN)/python -m jaxsep.compare.random_weights wave-unet-m4 .cache/bench/m4.safetensors
+	$(BIN)/python -m jaxsep.compare.process_speed --output bench/hour-wave-unet.json --runs 1 --warm-up 0 \
+		"jaxsep wave-unet-m4=$(BIN)/jaxsep separate .cache/bench/hour.wav -m .cache/bench/m4.safetensors -o .cache/bench/out --overwrite --quiet"
 
 # No TPU is needed: libtpu compiles for chips that are described. In an environment of its own, since with libtpu JAX
 # looks for a TPU at every start. Each program compiles for minutes; the same command goes on where it was stopped.
