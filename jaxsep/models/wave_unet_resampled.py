@@ -19,6 +19,8 @@ from jaxsep.typing import Waveform
 # Taps of every low-pass filter, and those on each side of the middle one.
 TAPS = 15
 _HALF = TAPS // 2
+# Samples at the lower rate that one product with the filter's matrix takes together.
+_SAMPLES = 16
 # Channels that a norm takes together.
 NORM_CHANNELS = 8
 # What a norm adds up one after the other.
@@ -208,7 +210,7 @@ class Resampling(nn.Module):
     """A change of the rate by a whole number, through a fixed low-pass filter over the reflected signal.
 
     The filter is part of the weights, since the published one follows from a formula only up to rounding, and is not
-    learned. It is applied as a sum of shifted signals, one multiplication for each tap that meets a sample.
+    learned.
 
     Attributes:
         stride: The ratio of the rates.
@@ -244,31 +246,41 @@ def low_pass(stride: int) -> Float[np.ndarray, " tap"]:
 # Traced once for all layers of one shape.
 @functools.partial(jax.jit, static_argnames="stride")
 def _downsampled(maps: Array, taps: Array, *, stride: int) -> Array:
-    batch, length, channels = maps.shape
-    shorter = (length - 1) // stride + 1
+    shorter = (maps.shape[1] - 1) // stride + 1
     padded = jnp.pad(maps, ((0, 0), (_HALF, _HALF), (0, 0)), mode="reflect")
-    # By phases, so that slices are of neighbours: the derivatives of strided ones are slow.
-    rows = -(-TAPS // stride) + shorter - 1
-    padded = jnp.pad(padded, ((0, 0), (0, rows * stride - padded.shape[1]), (0, 0)))
-    phases = padded.reshape(batch, rows, stride, channels)
-    terms = (taps[i] * phases[:, i // stride : i // stride + shorter, i % stride] for i in range(TAPS))
-    return functools.reduce(jnp.add, terms)
+    sample, seen = np.ogrid[:_SAMPLES, : _SAMPLES * stride + TAPS - stride]
+    matrix = _matrix(taps, seen - stride * sample)
+    return _windows_times(matrix, padded, step=_SAMPLES * stride)[:, :shorter]
 
 
 @functools.partial(jax.jit, static_argnames="stride")
 def _upsampled(maps: Array, taps: Array, *, stride: int) -> Array:
-    batch, length, channels = maps.shape
-    # Sample number stride * q + phase lies between its neighbours q + shift.
     reach = _HALF // stride + 1
     padded = jnp.pad(maps, ((0, 0), (reach, reach), (0, 0)), mode="reflect")
-    phases = []
-    for phase in range(stride):
-        shifts = [shift for shift in range(-reach, reach + 1) if abs(phase - stride * shift) <= _HALF]
-        terms = (
-            taps[phase - stride * shift + _HALF] * padded[:, reach + shift : reach + shift + length] for shift in shifts
-        )
-        phases.append(functools.reduce(jnp.add, terms))
-    return jnp.stack(phases, axis=2).reshape(batch, stride * length, channels)[:, : stride * (length - 1) + 1]
+    sample, seen = np.ogrid[: _SAMPLES * stride, : _SAMPLES + 2 * reach]
+    matrix = _matrix(taps, sample - stride * (seen - reach) + _HALF)
+    return _windows_times(matrix, padded, step=_SAMPLES)[:, : stride * (maps.shape[1] - 1) + 1]
+
+
+def _matrix(taps: Array, places: np.ndarray) -> Float[Array, "sample seen"]:
+    """The filter as a matrix: the taps at these places, and zeros where there are none."""
+    inside = (places >= 0) & (places < TAPS)
+    return jnp.where(inside, taps[np.where(inside, places, 0)], 0)
+
+
+def _windows_times(matrix: Array, maps: Array, *, step: int) -> Float[Array, "batch out_time channel"]:
+    """Multiplies windows, one every `step` samples, by a matrix; what comes after the maps is zero.
+
+    Much of the matrix is zeros, and it is still faster than adding up shifted signals, most of all in derivatives.
+    """
+    batch, length, channels = maps.shape
+    windows = -(-length // step)
+    rows = jnp.pad(maps, ((0, 0), (0, (windows + 1) * step - length), (0, 0)))
+    rows = rows.reshape(batch, windows + 1, step, channels)
+    rest = matrix.shape[1] - step
+    product = functools.partial(jnp.einsum, "sw,bkwc->bksc", precision="highest")
+    filtered = product(matrix[:, :step], rows[:, :-1]) + product(matrix[:, step:], rows[:, 1:, :rest])
+    return filtered.reshape(batch, windows * matrix.shape[0], channels)
 
 
 def _convolution(features: int, size: int, dtype: DTypeLike | None, name: str) -> Convolution:
