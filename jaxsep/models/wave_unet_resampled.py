@@ -190,10 +190,34 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         exact = maps.astype(jnp.promote_types(maps.dtype, scale.dtype))
         groups = exact.reshape(batch, length, features // NORM_CHANNELS, NORM_CHANNELS)
-        centred = groups - _over_groups(groups)
-        normalised = centred * jax.lax.rsqrt(_over_groups(jnp.square(centred)) + self.epsilon)
+        normalised = _normalised(groups, self.epsilon)
         scaled = normalised.reshape(maps.shape) * scale[None, None] + bias[None, None]
         return scaled.astype(maps.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _normalised(
+    groups: Float[Array, "batch time group in_group"], epsilon: float
+) -> Float[Array, "batch time group in_group"]:
+    """Takes away the mean of each group and divides by its deviation."""
+    return _normalised_forward(groups, epsilon)[0]
+
+
+def _normalised_forward(groups: Array, epsilon: float) -> tuple[Array, tuple[Array, Array, Array]]:
+    mean = _over_groups(groups)
+    factor = jax.lax.rsqrt(_over_groups(jnp.square(groups - mean)) + epsilon)
+    return (groups - mean) * factor, (groups, mean, factor)
+
+
+def _normalised_backward(epsilon: float, saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array]:
+    # By hand, since automatic derivatives keep and read several arrays of the groups' size.
+    groups, mean, factor = saved
+    normalised = (groups - mean) * factor
+    along = normalised * _over_groups(gradient * normalised)
+    return ((gradient - _over_groups(gradient) - along) * factor,)
+
+
+_normalised.defvjp(_normalised_forward, _normalised_backward)
 
 
 def _over_groups(groups: Float[Array, "batch time group in_group"]) -> Float[Array, "batch 1 group 1"]:

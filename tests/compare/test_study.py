@@ -131,7 +131,7 @@ def test_pairs_are_of_one_seed_and_runs_that_were_not_made_are_marked(study):
 
 def test_scores_of_silence_are_null_in_json_and_a_dash_in_tables(study):
     folder, _ = study
-    config, known = load_study(SMOKE, LESS), json.loads((folder / "study.json").read_text())
+    config, known = load_study(SMOKE, tuple(LESS)), json.loads((folder / "study.json").read_text())
     known["mixture"]["noise"] = dict.fromkeys(known["mixture"]["noise"], math.nan)
     silent = [changed(run, 0, math.nan) for run in runs_of(folder)]
     summary = summarize(config, [{**run, "losses": [math.nan] * 6} for run in silent], known)
