@@ -174,7 +174,7 @@ class GroupNorm(nn.Module):
     """The norm of groups of channels over all of the time, in the parameters' float32 where the maps have less.
 
     Not linen's: on CPUs XLA adds up a mean one value after the other, and over the million values of a group a constant
-    stretch, as silence makes, is rounded the same way each time, 30 times as far from the truth as PyTorch.
+    stretch, as silence makes, is rounded the same way each time: 1e-5 of the peak away, where PyTorch is 1e-7.
 
     Attributes:
         epsilon: What is added to the variance.

@@ -11,7 +11,14 @@ from jaxsep.errors import ConfigError
 from jaxsep.models.convolutions_1d import convolve, convolve_and_halve
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.wave_unet import M1, M4, M7, WaveUNet, WaveUNetConfig
-from jaxsep.models.wave_unet_resampled import RESAMPLED, GroupNorm, ResampledWaveUNet, ResampledWaveUNetConfig
+from jaxsep.models.wave_unet_resampled import (
+    RESAMPLED,
+    GroupNorm,
+    ResampledWaveUNet,
+    ResampledWaveUNetConfig,
+    Resampling,
+    low_pass,
+)
 from jaxsep.weights.wave_unet import SPECS
 
 SMALL = WaveUNetConfig(n_sources=2, levels=3, filters=3, output_activation="linear")
@@ -148,6 +155,26 @@ def test_the_norm_is_exact_where_most_of_a_chunk_is_silent():
     for ours, exact in zip(value_and_gradient(maps), expected, strict=True):
         # Some roundings of float32 (1e-7 is seen); sums in one go, as linen's, are 1e-5 away.
         assert np.abs(ours - exact).max() < 5e-7 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4, 7, 15])
+@pytest.mark.parametrize("shorter", [9, 17, 40])
+def test_a_change_of_the_rate_is_a_filter_between_zeros_or_before_a_choice(stride, shorter):
+    """Against numpy's convolution in float64: of every sample, or with zeros between the samples."""
+    rng = np.random.default_rng(0)
+    taps = low_pass(stride)
+
+    def resampled(maps, up):
+        return np.asarray(Resampling(stride, up).apply({"params": {"filter": taps}}, jnp.asarray(maps[None, :, None])))
+
+    maps = rng.standard_normal(stride * (shorter - 1) + 1).astype(np.float32)
+    down = np.convolve(np.pad(maps.astype(np.float64), 7, mode="reflect"), taps[::-1], mode="valid")[::stride]
+    assert np.abs(resampled(maps, up=False)[0, :, 0] - down).max() < 1e-6  # fifteen products of about one
+    low = rng.standard_normal(shorter).astype(np.float32)
+    zeros = np.zeros((shorter + 16, stride))
+    zeros[:, 0] = np.pad(low.astype(np.float64), 8, mode="reflect")
+    up = np.convolve(zeros.ravel(), taps[::-1], mode="same")[8 * stride :][: stride * (shorter - 1) + 1]
+    assert np.abs(resampled(low, up=True)[0, :, 0] - up).max() < 1e-6
 
 
 @pytest.mark.parametrize(("length", "size"), [(40, 15), (41, 15), (41, 4), (16, 15), (15, 15), (9, 1)])
