@@ -5,7 +5,8 @@ the kernel less one.
 
 Measured at the shapes of M4 on two cores (AVX-512, jax 0.10, float32): XLA's own with stride 1 is as fast as PyTorch's,
 and its derivatives twice as fast or more; products of shifted slices take 2 to 6 times as long, and so does a matrix of
-such slices. With stride 2, XLA's gradient by the kernel takes 2 to 4 times as long as with stride 1.
+such slices. With stride 2, XLA's gradient by the kernel takes 2 to 4 times as long as with stride 1. Its gradient by
+the maps transposes the kernel, which takes longer than all else where the kernel is larger than the maps.
 """
 
 import functools
@@ -20,11 +21,60 @@ from jaxsep.models.convolutions import ConvolutionForm, choose_form
 _DIMENSIONS = ("NWC", "WIO", "NWC")
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(
-    maps: Float[Array, "batch time in_channel"], kernel: Float[Array, "kernel in_channel out_channel"]
+    maps: Float[Array, "batch time in_channel"],
+    kernel: Float[Array, "kernel in_channel out_channel"],
+    form: ConvolutionForm = "auto",
 ) -> Float[Array, "batch out_time out_channel"]:
-    """Convolves along time, where the kernel lies wholly inside of the maps."""
+    """Convolves along time, where the kernel lies wholly inside of the maps.
+
+    Args:
+        maps: Of any length that the kernel fits into.
+        kernel: Of any size.
+        form: How the gradient by the maps is computed; there is one of the rest.
+    """
+    return _native(maps, kernel)
+
+
+def _convolve_forward(maps: Array, kernel: Array, form: ConvolutionForm) -> tuple[Array, tuple[Array, Array]]:
+    return _native(maps, kernel), (maps, kernel)
+
+
+def _convolve_backward(form: ConvolutionForm, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    maps, kernel = saved
+    (by_kernel,) = jax.vjp(functools.partial(_native, maps), kernel)[1](gradient)
+    if kernel.size > maps.size + gradient.size:
+        return choose_form(form, _by_maps_in_one_product, _by_maps_native, gradient, kernel), by_kernel
+    return _by_maps_native(gradient, kernel), by_kernel
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _native(maps: Array, kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(maps, kernel, (1,), "VALID", dimension_numbers=_DIMENSIONS)
+
+
+def _by_maps_native(gradient: Array, kernel: Array) -> Array:
+    batch, length, _ = gradient.shape
+    size, channels, _ = kernel.shape
+    maps = jnp.zeros((batch, length + size - 1, channels), gradient.dtype)
+    return jax.vjp(lambda maps: _native(maps, kernel), maps)[1](gradient)[0]
+
+
+def _by_maps_in_one_product(gradient: Array, kernel: Array) -> Array:
+    """Multiplies with all taps at once, by the kernel as it lies in memory, and adds up what they send back.
+
+    At 1024 channels and 90 samples 2.7 times as fast as the native form, at 512 and 1024 channels and 370 samples 1.4
+    times.
+    """
+    batch, length, features = gradient.shape
+    size, channels, _ = kernel.shape
+    # Of two axes each, or XLA transposes the kernel first.
+    rows, columns = gradient.reshape(batch * length, features), kernel.reshape(size * channels, features)
+    sent = jax.lax.dot_general(rows, columns, (((1,), (1,)), ((), ()))).reshape(batch, length, size, channels)
+    return functools.reduce(jnp.add, (jnp.pad(sent[:, :, k], ((0, 0), (k, size - 1 - k), (0, 0))) for k in range(size)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -43,11 +93,11 @@ def convolve_and_halve(
     return choose_form(form, _halved_by_phases, _halved_native, maps, kernel)
 
 
-def _forward(maps: Array, kernel: Array, form: ConvolutionForm) -> tuple[Array, tuple[Array, Array]]:
+def _halve_forward(maps: Array, kernel: Array, form: ConvolutionForm) -> tuple[Array, tuple[Array, Array]]:
     return convolve_and_halve(maps, kernel, form), (maps, kernel)
 
 
-def _backward(form: ConvolutionForm, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _halve_backward(form: ConvolutionForm, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     def pulled_back(function: Callable[..., Array], maps: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         return jax.vjp(function, maps, kernel)[1](gradient)
 
@@ -56,7 +106,7 @@ def _backward(form: ConvolutionForm, saved: tuple[Array, Array], gradient: Array
     return choose_form(form, on_cpu, native, *saved, gradient)
 
 
-convolve_and_halve.defvjp(_forward, _backward)
+convolve_and_halve.defvjp(_halve_forward, _halve_backward)
 
 
 def _halved_native(maps: Array, kernel: Array) -> Array:
@@ -73,4 +123,5 @@ def _halved_by_phases(maps: Array, kernel: Array) -> Array:
     kernel = jnp.pad(kernel, ((0, 2 * pairs - size), (0, 0), (0, 0)))
     seen = 2 * (halved + pairs - 1)
     maps = jnp.pad(maps[:, :seen], ((0, 0), (0, max(seen - length, 0)), (0, 0)))
-    return convolve(maps.reshape(batch, seen // 2, 2 * channels), kernel.reshape(pairs, 2 * channels, features))
+    pairwise = maps.reshape(batch, seen // 2, 2 * channels)
+    return convolve(pairwise, kernel.reshape(pairs, 2 * channels, features), "cpu")

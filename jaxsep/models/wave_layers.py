@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxsep.config import Config
 from jaxsep.errors import ConfigError
+from jaxsep.models.convolutions import ConvolutionForm
 from jaxsep.models.convolutions_1d import convolve
 from jaxsep.typing import Waveform
 
@@ -110,6 +111,7 @@ class Convolution(nn.Module):
     Attributes:
         features: Output channels.
         kernel_size: Along time.
+        form: How it is computed.
         dtype: What it is computed in; None for that of the parameters and maps.
         kernel_init: Of the kernel.
         bias_init: Of the bias, called as `bias_init(key, shape, dtype, inputs)` with the number of products that each
@@ -118,23 +120,22 @@ class Convolution(nn.Module):
 
     features: int
     kernel_size: int
+    form: ConvolutionForm
     dtype: DTypeLike | None
     kernel_init: Callable[..., Any] = nn.initializers.glorot_uniform()
     bias_init: Callable[..., Any] = lambda key, shape, dtype, inputs: jnp.zeros(shape, dtype)
 
     @nn.compact
-    def __call__(
-        self, maps: Float[Array, "batch time in_channel"], convolution: Callable[[Array, Array], Any] = convolve
-    ) -> Any:
+    def __call__(self, maps: Float[Array, "batch time in_channel"], convolution: Callable[..., Any] = convolve) -> Any:
         """Convolves and adds the bias.
 
         Args:
             maps: What is convolved.
-            convolution: Called with maps and kernel; gives the convolution, or a tuple of parts of it.
+            convolution: Called with maps, kernel and form; gives the convolution, or a tuple of parts of it.
         """
         channels = maps.shape[-1]
         shape = (self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32, self.kernel_size * channels)
         maps, kernel, bias = nn.dtypes.promote_dtype(maps, kernel, bias, dtype=self.dtype)
-        return jax.tree.map(lambda part: part + bias.reshape(1, 1, -1), convolution(maps, kernel))
+        return jax.tree.map(lambda part: part + bias.reshape(1, 1, -1), convolution(maps, kernel, self.form))

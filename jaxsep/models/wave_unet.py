@@ -148,13 +148,13 @@ class WaveUNet(nn.Module):
     def _block(self, maps: Maps, size: int, features: int, *, name: str) -> Float[Array, "batch out_time out_channel"]:
         """Convolves, with zeros beyond the ends where there is no context, and activates."""
         padded = maps if self.config.context else _padded(maps, size)
-        return _activated(Convolution(features, size, self.dtype, name=name)(padded))
+        return _activated(Convolution(features, size, self.form, self.dtype, name=name)(padded))
 
     def _outputs(self, maps: Maps, *, train: bool) -> list[Float[Array, "batch time out_channel"]]:
         config = self.config
         estimates = []
         for m in range(config.n_sources - (config.output == "difference")):
-            estimate = Convolution(config.channels, 1, self.dtype, name=f"output_{m}")(maps)
+            estimate = Convolution(config.channels, 1, self.form, self.dtype, name=f"output_{m}")(maps)
             if config.output_activation == "tanh":
                 estimate = jnp.tanh(estimate)
             elif not train:
@@ -182,7 +182,7 @@ class Down(nn.Module):
 
     Attributes:
         config: The shape of the network.
-        form: How the halved convolution is computed.
+        form: How the convolutions are computed.
         dtype: What the block is computed in.
         features: Output channels.
         needed: Samples for the way up.
@@ -200,10 +200,10 @@ class Down(nn.Module):
     ) -> tuple[Float[Array, "batch needed out_channel"], Float[Array, "batch half out_channel"]]:
         """Returns what the way up gets, and what the next block gets."""
         size = self.config.kernel_size
-        convolution = Convolution(self.features, size, self.dtype, name="conv")
+        convolution = Convolution(self.features, size, self.form, self.dtype, name="conv")
 
-        def parts(maps: Array, kernel: Array) -> tuple[Array, Array]:
-            return convolve(crop(maps, self.needed + size - 1), kernel), convolve_and_halve(maps, kernel, self.form)
+        def parts(maps: Array, kernel: Array, form: ConvolutionForm) -> tuple[Array, Array]:
+            return convolve(crop(maps, self.needed + size - 1), kernel, form), convolve_and_halve(maps, kernel, form)
 
         if self.config.context:
             whole, halved = convolution(maps, parts)

@@ -130,17 +130,20 @@ def test_estimates_are_clipped_but_not_in_training(network):
 
 
 def test_the_norm_is_exact_where_most_of_a_chunk_is_silent():
-    """It and its gradient, against float64."""
+    """It and its gradients, against float64."""
     rng = np.random.default_rng(0)
     maps = rng.standard_normal((2, 100_000, 16)).astype(np.float32) * 0.1 + 0.3
     maps[:, 5000:] = maps[:, 5000:5001]
-    scale, bias = rng.random(16, np.float32), rng.random(16, np.float32)
+    scale, bias = rng.random((2, 16), np.float32)
     weights = rng.standard_normal(maps.shape).astype(np.float32)
 
     @jax.jit
-    def value_and_gradient(maps):
-        value, pull = jax.vjp(lambda x: GroupNorm(1e-5).apply({"params": {"scale": scale, "bias": bias}}, x), maps)
-        return value, pull(weights)[0]
+    def value_and_gradients(*arguments):
+        value, pull = jax.vjp(
+            lambda maps, scale, bias: GroupNorm(1e-5).apply({"params": {"scale": scale, "bias": bias}}, maps),
+            *arguments,
+        )
+        return value, *pull(jnp.asarray(weights))
 
     def over_groups(values):
         return np.mean(values.reshape(2, -1, 2, 8), axis=(1, 3)).repeat(8, axis=-1)[:, None]
@@ -151,8 +154,10 @@ def test_the_norm_is_exact_where_most_of_a_chunk_is_silent():
     expected = (
         normalised * scale + bias,
         (pulled - over_groups(pulled) - normalised * over_groups(pulled * normalised)) / deviation,
+        (weights.astype(np.float64) * normalised).sum(axis=(0, 1)),
+        weights.astype(np.float64).sum(axis=(0, 1)),
     )
-    for ours, exact in zip(value_and_gradient(maps), expected, strict=True):
+    for ours, exact in zip(value_and_gradients(*map(jnp.asarray, (maps, scale, bias))), expected, strict=True):
         # Some roundings of float32 (1e-7 is seen); sums in one go, as linen's, are 1e-5 away.
         assert np.abs(ours - exact).max() < 5e-7 * np.abs(exact).max()
 
@@ -197,3 +202,23 @@ def test_the_form_for_cpus_computes_what_decimation_leaves_and_its_derivatives(l
         )(maps, kernel)
         for ours, theirs in zip(gradients, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize(("length", "channels", "features"), [(6, 16, 24), (5, 8, 8), (40, 3, 5)])
+def test_the_gradient_of_a_convolution_in_its_form_for_cpus(length, channels, features):
+    """Against products of numpy's in float64, where the kernel is larger than the maps and where it is not."""
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((2, length, channels)).astype(np.float32)
+    kernel = rng.standard_normal((5, channels, features)).astype(np.float32)
+    gradient = rng.standard_normal((2, length - 4, features)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(maps.astype(np.float64), 5, axis=1)
+    by_maps = np.zeros(maps.shape)
+    for tap in range(5):
+        by_maps[:, tap : tap + length - 4] += gradient.astype(np.float64) @ kernel[tap].T
+    by_kernel = np.einsum("btck,btd->kcd", windows, gradient.astype(np.float64))
+    for form in ("auto", "cpu", "native"):
+        found, pull = jax.vjp(lambda *both: convolve(*both, form), jnp.asarray(maps), jnp.asarray(kernel))  # noqa: B023
+        # Sums of up to 120 products of order one in float32.
+        np.testing.assert_allclose(found, np.einsum("btck,kcd->btd", windows, kernel), atol=5e-5)
+        for ours, exact in zip(pull(jnp.asarray(gradient)), (by_maps, by_kernel), strict=True):
+            np.testing.assert_allclose(ours, exact, atol=5e-5)
