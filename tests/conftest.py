@@ -1,6 +1,7 @@
 """Switches for the whole suite."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,3 +57,22 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             f"fuzz: {sum(outcomes.values())} damaged files in {len(counts)} kinds, {outcomes['result']} of which were "
             f"read and {outcomes['refused']} refused in a sentence"
         )
+
+
+@pytest.fixture
+def inlined():
+    """Returns a function that writes out an exported module: its main function, with those that it calls in place.
+
+    What is traced once and called several times, as the networks of all sources, is then there as often as it runs.
+    """
+
+    def write_out(module):
+        parts = re.split(r"func\.func \w+ @([^\s(]+)\(", str(module))
+        bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
+
+        def body(name):
+            return re.sub(r"call @([^\s(]+)\(", lambda call: body(call[1]), bodies[name])
+
+        return body("main")
+
+    return write_out

@@ -116,6 +116,6 @@ class ClassicUNet(ScaledUNet):
     are those of mateuszbuda/brain-segmentation-pytorch: 32 channels, doubled four times.
     """
 
-    network = SourceNetwork
+    network = nn.jit(SourceNetwork, static_argnames=("train",))
 
     config: ClassicUNetConfig

@@ -96,6 +96,6 @@ class JanssonUNet(ScaledUNet):
     the U-Net of f90/Wave-U-Net. Made for audio of 8192 Hz: nothing above 4096 Hz can be in its stems.
     """
 
-    network = SourceNetwork
+    network = nn.jit(SourceNetwork, static_argnames=("train",))
 
     config: JanssonConfig

@@ -227,7 +227,8 @@ class ScaledUNet(nn.Module):
     """One network for each source, from scaled magnitudes to the sigmoid mask that multiplies the mixture's magnitude.
 
     Attributes:
-        network: The class of the networks, built as `network(config, form, dtype, axis_name)`; a family says which.
+        network: The class of the networks, built as `network(config, form, dtype, axis_name)`; a family says which, in
+            `nn.jit`, by which it is traced once for all sources.
         config: The shape of the networks.
         form: How convolutions are computed: 'auto' for what is fastest on the platform that it is compiled for,
             'native' for XLA's own, 'cpu' for the forms that are fast on CPUs.

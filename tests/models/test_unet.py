@@ -279,7 +279,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_at_its_edges():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_exports_for_accelerators_hold_only_native_convolutions(platform):
+def test_exports_for_accelerators_hold_only_native_convolutions(platform, inlined):
     network, variables, magnitude = UNet(DEEP), variables_of(DEEP), magnitude_of(DEEP, 1, frames=64)
 
     def loss(params, magnitude):
@@ -298,7 +298,7 @@ def test_exports_for_accelerators_hold_only_native_convolutions(platform):
     )
 
     def convolutions(function, platform):
-        text = str(export.export(function, platforms=[platform])(variables["params"], magnitude).mlir_module())
+        text = inlined(export.export(function, platforms=[platform])(variables["params"], magnitude).mlir_module())
         operations = collections.Counter(re.findall(r"stablehlo\.(\w+)", text))
         dilated = len(re.findall(r"stablehlo\.convolution[^\n]*lhs_dilate = \[2, 2\]", text))
         return operations["convolution"], dilated, operations["dot_general"] + operations["while"]

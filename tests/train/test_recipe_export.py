@@ -1,6 +1,5 @@
 """The step of every recipe, exported for accelerators as it is: loss, optimizer, augmentation and all."""
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +34,7 @@ RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.s
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_step_of_a_recipe_is_exported_with_native_convolutions(recipe):
+def test_the_step_of_a_recipe_is_exported_with_native_convolutions(recipe, inlined):
     config = load(recipe)
     program, *shapes = shapes_of(config, (EXAMPLES,))
 
@@ -49,7 +48,7 @@ def test_the_step_of_a_recipe_is_exported_with_native_convolutions(recipe):
         return [export.export(step, platforms=[platform])(*shapes) for platform in ACCELERATORS]
 
     def convolutions(step):
-        return len(re.findall(r"stablehlo\.convolution", step.mlir_module()))
+        return inlined(step.mlir_module()).count("stablehlo.convolution")
 
     shape, family = config.model.config, config.model.family
     if family in CONVOLUTIONS:
