@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 # Broadcasting between ranks is an error, so that shapes mean what they say.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -57,6 +58,19 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             f"fuzz: {sum(outcomes.values())} damaged files in {len(counts)} kinds, {outcomes['result']} of which were "
             f"read and {outcomes['refused']} refused in a sentence"
         )
+
+
+@pytest.fixture
+def settings_taken_back() -> Iterator[None]:
+    """Takes back what the command line sets for its process, where a test runs it in this one."""
+    names = [name for name in jax.config.values if name.startswith(("jax_compilation_cache_", "jax_persistent_cache_"))]
+    before = {name: jax.config.values[name] for name in names}
+    # JAX decides at the first compilation of a process whether there is a cache; here that was another test's.
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -240,7 +240,7 @@ def _over_time(maps: Maps) -> Float[Array, "batch 1 channel"]:
     """The sum over time, as sums of sums of few; without barriers XLA would make one sum of them."""
     rests = jnp.zeros_like(maps[:, :1])
     while maps.shape[1] > _ADDENDS:
-        # Stretches are added to each other, not neighbours: those loops XLA makes several times as fast.
+        # Stretches are added to each other, not neighbours: XLA makes loops of that which are about twice as fast.
         length = maps.shape[1] // _ADDENDS
         rests += maps[:, length * _ADDENDS :].sum(axis=1, keepdims=True)
         stretches = (maps[:, i * length : (i + 1) * length] for i in range(_ADDENDS))

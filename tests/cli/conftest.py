@@ -5,19 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import soundfile
-from jax.experimental.compilation_cache import compilation_cache
 from typer.testing import CliRunner
 
 SCRIPT = Path(sys.executable).with_name("jaxsep")
-CACHE_SETTINGS = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
 
 
 @pytest.fixture(scope="session")
@@ -41,17 +34,11 @@ def cache(first_run):
 
 
 @pytest.fixture(autouse=True)
-def place(cache, tmp_path, monkeypatch):
+def place(cache, tmp_path, monkeypatch, settings_taken_back):
     """Runs the test in a folder of its own, and takes back what the command line sets for its process."""
     monkeypatch.setenv("JAXSEP_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
-    before = {name: jax.config.values[name] for name in CACHE_SETTINGS}
-    # JAX decides at the first compilation of a process whether there is a cache; here that was another test's.
-    compilation_cache.reset_cache()
-    yield tmp_path
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    return tmp_path
 
 
 @pytest.fixture

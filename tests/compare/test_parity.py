@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from compare.conftest import variables_of, write
+from compare.compared_files import variables_of, write
 from weights.small_models import small_spec
 
 from jaxsep.compare.excerpts import Excerpt

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compare.conftest import variables_of, write
+from compare.compared_files import variables_of, write
 from parity.spleeter_reference.load import reference as recorded
 
 from jaxsep.compare.excerpts import Excerpt

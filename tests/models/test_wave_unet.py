@@ -164,22 +164,30 @@ def test_the_norm_is_exact_where_most_of_a_chunk_is_silent():
 
 @pytest.mark.parametrize("stride", [2, 3, 4, 7, 15])
 @pytest.mark.parametrize("shorter", [9, 17, 40])
-def test_a_change_of_the_rate_is_a_filter_between_zeros_or_before_a_choice(stride, shorter):
-    """Against numpy's convolution in float64: of every sample, or with zeros between the samples."""
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("up", [False, True])
+def test_a_change_of_the_rate_is_a_filter_between_zeros_or_before_a_choice(stride, shorter, up):
+    """It and its derivative, against numpy's convolution in float64: of every sample, or with zeros between them."""
     taps = low_pass(stride)
 
-    def resampled(maps, up):
-        return np.asarray(Resampling(stride, up).apply({"params": {"filter": taps}}, jnp.asarray(maps[None, :, None])))
+    def by_numpy(maps):
+        if not up:
+            return np.convolve(np.pad(maps, 7, mode="reflect"), taps[::-1], mode="valid")[::stride]
+        zeros = np.zeros((shorter + 16, stride))
+        zeros[:, 0] = np.pad(maps, 8, mode="reflect")
+        return np.convolve(zeros.ravel(), taps[::-1], mode="same")[8 * stride :][: stride * (shorter - 1) + 1]
 
-    maps = rng.standard_normal(stride * (shorter - 1) + 1).astype(np.float32)
-    down = np.convolve(np.pad(maps.astype(np.float64), 7, mode="reflect"), taps[::-1], mode="valid")[::stride]
-    assert np.abs(resampled(maps, up=False)[0, :, 0] - down).max() < 1e-6  # fifteen products of about one
-    low = rng.standard_normal(shorter).astype(np.float32)
-    zeros = np.zeros((shorter + 16, stride))
-    zeros[:, 0] = np.pad(low.astype(np.float64), 8, mode="reflect")
-    up = np.convolve(zeros.ravel(), taps[::-1], mode="same")[8 * stride :][: stride * (shorter - 1) + 1]
-    assert np.abs(resampled(low, up=True)[0, :, 0] - up).max() < 1e-6
+    def resampled(maps):
+        return Resampling(stride, up).apply({"params": {"filter": taps}}, maps[None, :, None])[0, :, 0]
+
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal(shorter if up else stride * (shorter - 1) + 1).astype(np.float32)
+    found, pull = jax.vjp(resampled, jnp.asarray(maps))
+    assert np.abs(found - by_numpy(maps.astype(np.float64))).max() < 1e-6  # fifteen products of about one
+    weights = rng.standard_normal(found.shape).astype(np.float32)
+    # What a linear function makes of each unit vector are the columns of its matrix.
+    columns = np.stack([by_numpy(unit) for unit in np.eye(len(maps))])
+    # As many products; those of reflected samples come on top.
+    assert np.abs(pull(jnp.asarray(weights))[0] - columns @ weights.astype(np.float64)).max() < 2e-6
 
 
 @pytest.mark.parametrize(("length", "size"), [(40, 15), (41, 15), (41, 4), (16, 15), (15, 15), (9, 1)])
@@ -217,7 +225,7 @@ def test_the_gradient_of_a_convolution_in_its_form_for_cpus(length, channels, fe
         by_maps[:, tap : tap + length - 4] += gradient.astype(np.float64) @ kernel[tap].T
     by_kernel = np.einsum("btck,btd->kcd", windows, gradient.astype(np.float64))
     for form in ("auto", "cpu", "native"):
-        found, pull = jax.vjp(lambda *both: convolve(*both, form), jnp.asarray(maps), jnp.asarray(kernel))  # noqa: B023
+        found, pull = jax.vjp(partial(convolve, form=form), jnp.asarray(maps), jnp.asarray(kernel))
         # Sums of up to 120 products of order one in float32.
         np.testing.assert_allclose(found, np.einsum("btck,kcd->btd", windows, kernel), atol=5e-5)
         for ours, exact in zip(pull(jnp.asarray(gradient)), (by_maps, by_kernel), strict=True):
