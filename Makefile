@@ -18,7 +18,8 @@ demo: $(STAMPS)/demo
 	$(BIN)/python -m jaxsep.demo
 
 # What is compared with other people's numbers is compiled as users have it, all else without optimisation.
-test: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
+test: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
+test: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) --unoptimized --ignore tests/parity --ignore tests/compare
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/parity tests/compare
 
@@ -84,6 +85,21 @@ bench-train: $(STAMPS)/dev .cache/muldjord/.complete
 	$(BIN)/python -m train.bench_guitar .cache/muldjord/songs --held-out internal_degeneration \
 		--run trained=.cache/bench/guitar --run finetuned=.cache/bench/guitar_finetune --run wave=.cache/bench/guitar_wave \
 		--output bench/guitar.json
+
+# museval and Spleeter start ffmpeg and ffprobe. Where these are not installed, Debian's are unpacked with the libraries
+# that are missing, which takes no root; where that cannot be done either, the tests that need them say so.
+.cache/ffmpeg/.complete:
+	rm -rf .cache/ffmpeg && mkdir -p .cache/ffmpeg/bin .cache/ffmpeg/packages .cache/ffmpeg/unpacked
+	command -v ffmpeg > /dev/null && command -v ffprobe > /dev/null || ( cd .cache/ffmpeg/packages; \
+		apt-get download -qq $$(apt-get install --simulate --no-install-recommends ffmpeg | awk '/^Inst/ { print $$2 }'); \
+		for package in *.deb; do dpkg-deb -x $$package ../unpacked; done; cd ..; \
+		libraries=$$(find "$$PWD/unpacked" -name '*.so*' -exec dirname {} + | sort -u | paste -sd :); \
+		for program in ffmpeg ffprobe; do \
+			printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$$@"\n' "$$libraries" "$$PWD/unpacked/usr/bin/$$program" > bin/$$program; \
+			chmod +x bin/$$program; \
+		done; bin/ffmpeg -version > /dev/null && bin/ffprobe -version > /dev/null ) || { rm -f .cache/ffmpeg/bin/*; echo "There is no ffmpeg, and it could not be unpacked: tests that start it are skipped."; }
+	rm -rf .cache/ffmpeg/packages
+	touch $@
 
 .cache/muldjord/.complete:
 	rm -rf .cache/muldjord && mkdir -p .cache/muldjord/songs
