@@ -133,7 +133,21 @@ def halve(maps: Float[Array, "image frame freq channel"]) -> Float[Array, "image
     """
     images, frames, bins, channels = maps.shape
     blocks = maps.reshape(images, frames // 2, 2, bins // 2, 2, channels)
-    return functools.reduce(jnp.maximum, (blocks[:, :, i, :, j] for i in range(2) for j in range(2)))
+    return functools.reduce(_larger, (blocks[:, :, i, :, j] for i in range(2) for j in range(2)))
+
+
+@jax.custom_jvp
+def _larger(one: Float[Array, "*shape"], other: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The elementwise maximum, whose derivative goes to one of the two whatever the compiler does."""
+    return jnp.maximum(one, other)
+
+
+@_larger.defjvp
+def _larger_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # That of `maximum` goes to whichever equals the maximum: to neither if XLA computes that anew and rounds it in
+    # another way. As in PyTorch, the first of two equals has it.
+    one, other = primals
+    return _larger(one, other), jnp.where(one >= other, *tangents)
 
 
 def batch_norm(config: MaskingConfig, dtype: DTypeLike | None, axis_name: str | None, *, train: bool) -> nn.BatchNorm:
