@@ -126,16 +126,22 @@ class Convolution(nn.Module):
     bias_init: Callable[..., Any] = lambda key, shape, dtype, inputs: jnp.zeros(shape, dtype)
 
     @nn.compact
-    def __call__(self, maps: Float[Array, "batch time in_channel"], convolution: Callable[..., Any] = convolve) -> Any:
+    def __call__(
+        self,
+        maps: Float[Array, "batch time in_channel"],
+        convolution: Callable[..., Any] = convolve,
+        add_bias: Callable[..., Any] = jnp.add,
+    ) -> Any:
         """Convolves and adds the bias.
 
         Args:
             maps: What is convolved.
             convolution: Called with maps, kernel and form; gives the convolution, or a tuple of parts of it.
+            add_bias: Called with each part and the bias as (1, 1, channel); another function can leave them apart.
         """
         channels = maps.shape[-1]
         shape = (self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32, self.kernel_size * channels)
         maps, kernel, bias = nn.dtypes.promote_dtype(maps, kernel, bias, dtype=self.dtype)
-        return jax.tree.map(lambda part: part + bias.reshape(1, 1, -1), convolution(maps, kernel, self.form))
+        return jax.tree.map(lambda part: add_bias(part, bias[None, None]), convolution(maps, kernel, self.form))

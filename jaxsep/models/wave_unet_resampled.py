@@ -4,6 +4,7 @@ What it shares with the original is in `wave_layers.py`.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -180,15 +181,19 @@ class Block(nn.Module):
     def __call__(self, maps: Maps) -> Float[Array, "batch out_time out_channel"]:
         """Convolves, normalises and activates."""
         config = self.config
-        convolved = _convolution(self.features, config.kernel_size, self.form, self.dtype, "conv")(maps)
-        return nn.relu(GroupNorm(config.norm_epsilon, name="norm")(convolved))
+        convolution = _convolution(self.features, config.kernel_size, self.form, self.dtype, "conv")
+        convolved, shift = convolution(maps, add_bias=lambda maps, bias: (maps, bias))
+        return RectifiedGroupNorm(config.norm_epsilon, name="norm")(convolved, shift)
 
 
-class GroupNorm(nn.Module):
-    """The norm of groups of channels over all of the time, in the parameters' float32 where the maps have less.
+class RectifiedGroupNorm(nn.Module):
+    """The norm of groups of channels over all of the time, and a rectifier, in the parameters' float32 where the maps
+    have less.
 
     Not linen's: on CPUs XLA adds up a mean one value after the other, and over the million values of a group a constant
-    stretch, as silence makes, is rounded the same way each time: 1e-5 of the peak away, where PyTorch is 1e-7.
+    stretch, as silence makes, is rounded the same way each time: 1e-5 of the peak away, where PyTorch is 1e-7. And the
+    bias of the convolution before, the norm and the rectifier are in one, since each by itself would read and write all
+    maps once more, forward and backward.
 
     Attributes:
         epsilon: What is added to the variance.
@@ -197,55 +202,88 @@ class GroupNorm(nn.Module):
     epsilon: float
 
     @nn.compact
-    def __call__(self, maps: Maps) -> Maps:
-        """Normalises, scales and shifts."""
+    def __call__(self, maps: Maps, shift: Float[Array, "1 1 channel"]) -> Maps:
+        """Adds the shift, normalises, scales and shifts again, and sets to zero what is negative."""
         features = maps.shape[-1]
         scale = self.param("scale", nn.initializers.ones_init(), (features,))
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
-        exact, scale, bias = nn.dtypes.promote_dtype(maps, scale, bias)
-        return _normalised(exact, scale, bias, self.epsilon).astype(maps.dtype)
+        parameters = nn.dtypes.promote_dtype(maps, shift, scale[None, None], bias[None, None])
+        return _rectified_norm(*parameters, self.epsilon).astype(maps.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalised(maps: Maps, scale: Array, bias: Array, epsilon: float) -> Maps:
-    """Takes away the mean of each group, divides by its deviation, and scales and shifts each channel."""
-    return _normalised_forward(maps, scale, bias, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _rectified_norm(
+    maps: Maps,
+    shift: Float[Array, "1 1 channel"],
+    scale: Float[Array, "1 1 channel"],
+    bias: Float[Array, "1 1 channel"],
+    epsilon: float,
+) -> Maps:
+    """Takes away the mean of each group, divides by its deviation, scales and shifts each channel, and rectifies."""
+    return _rectified_norm_forward(maps, shift, scale, bias, epsilon)[0]
 
 
-def _normalised_forward(maps: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
-    mean = _over_groups(_over_time(maps), maps.shape[1])
-    factor = jax.lax.rsqrt(_over_groups(_over_time(jnp.square(maps - mean)), maps.shape[1]) + epsilon)
-    return (maps - mean) * factor * scale[None, None] + bias[None, None], (maps, scale, mean, factor)
+def _rectified_norm_forward(
+    maps: Array, shift: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, tuple[Array, ...]]:
+    length = maps.shape[1]
+    sums = _over_time(lambda maps: maps, maps) + length * shift
+    mean = _over_groups(sums, length)
+    offset = shift - mean
+    variance = _over_groups(_over_time(lambda maps: jnp.square(maps + offset), maps), length)
+    factor = jax.lax.rsqrt(variance + epsilon)
+    rectified = nn.relu((maps + offset) * factor * scale + bias)
+    return rectified, (maps, scale, bias, offset, factor, (sums - length * mean) * factor)
 
 
-def _normalised_backward(
+def _rectified_norm_backward(
     epsilon: float, saved: tuple[Array, ...], gradient: Array
-) -> tuple[Float[Array, "batch time channel"], Float[Array, " channel"], Float[Array, " channel"]]:
+) -> tuple[
+    Float[Array, "batch time channel"],
+    Float[Array, "1 1 channel"],
+    Float[Array, "1 1 channel"],
+    Float[Array, "1 1 channel"],
+]:
     # By hand, since automatic derivatives keep and read several arrays of the maps' size, and add them up twice: by
-    # channel for the parameters and by group for the maps. The second follows from the first.
-    maps, scale, mean, factor = saved
-    normalised = (maps - mean) * factor
-    by_bias, by_scale = _over_time(gradient), _over_time(gradient * normalised)
-    scale = scale[None, None]
-    constant = _over_groups(by_bias * scale, maps.shape[1])
-    along = _over_groups(by_scale * scale, maps.shape[1])
-    by_maps = (gradient * scale - constant - normalised * along) * factor
-    return by_maps, by_scale.sum(axis=(0, 1)), by_bias.sum(axis=(0, 1))
+    # channel for the parameters and by group for the maps. The second follows from the first, and so does the shift's.
+    maps, scale, bias, offset, factor, normalised_sums = saved
+    length = maps.shape[1]
+
+    def normalised(maps: Array) -> Array:
+        return (maps + offset) * factor
+
+    def passed(maps: Array, gradient: Array) -> Array:
+        return jnp.where(normalised(maps) * scale + bias > 0, gradient, 0)
+
+    by_bias = _over_time(passed, maps, gradient)
+    by_scale = _over_time(lambda maps, gradient: passed(maps, gradient) * normalised(maps), maps, gradient)
+    constant, along = _over_groups(by_bias * scale, length), _over_groups(by_scale * scale, length)
+    by_maps = (passed(maps, gradient) * scale - constant - normalised(maps) * along) * factor
+    by_shift = (by_bias * scale - length * constant - normalised_sums * along) * factor
+    by_shift, by_scale, by_bias = (by.sum(axis=0, keepdims=True) for by in (by_shift, by_scale, by_bias))
+    return by_maps, by_shift, by_scale, by_bias
 
 
-_normalised.defvjp(_normalised_forward, _normalised_backward)
+_rectified_norm.defvjp(_rectified_norm_forward, _rectified_norm_backward)
 
 
-def _over_time(maps: Maps) -> Float[Array, "batch 1 channel"]:
-    """The sum over time, as sums of sums of few; without barriers XLA would make one sum of them."""
-    rests = jnp.zeros_like(maps[:, :1])
-    while maps.shape[1] > _ADDENDS:
-        # Stretches are added to each other, not neighbours: XLA makes loops of that which are about twice as fast.
-        length = maps.shape[1] // _ADDENDS
-        rests += maps[:, length * _ADDENDS :].sum(axis=1, keepdims=True)
-        stretches = (maps[:, i * length : (i + 1) * length] for i in range(_ADDENDS))
-        maps = jax.lax.optimization_barrier(functools.reduce(jnp.add, stretches))
-    return rests + maps.sum(axis=1, keepdims=True)
+def _over_time(function: Callable[..., Array], *maps: Maps) -> Float[Array, "batch 1 channel"]:
+    """The sum over time of an elementwise function of maps, as sums of sums of few.
+
+    Stretches are added to each other, not neighbours: XLA makes loops of that which are about twice as fast.
+    """
+
+    def part(start: int, stop: int) -> Array:
+        return function(*(each[:, start:stop] for each in maps))
+
+    samples = maps[0].shape[1]
+    length = samples // _ADDENDS
+    rest = part(length * _ADDENDS, samples).sum(axis=1, keepdims=True)
+    if not length:
+        return rest
+    stretches = functools.reduce(jnp.add, (part(i * length, (i + 1) * length) for i in range(_ADDENDS)))
+    # Without the barrier XLA would make one sum of all.
+    return rest + _over_time(lambda maps: maps, jax.lax.optimization_barrier(stretches))
 
 
 def _over_groups(sums: Float[Array, "batch 1 channel"], length: int) -> Float[Array, "batch 1 channel"]:

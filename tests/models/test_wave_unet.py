@@ -13,7 +13,7 @@ from jaxsep.models.spec import ModelSpec
 from jaxsep.models.wave_unet import M1, M4, M7, WaveUNet, WaveUNetConfig
 from jaxsep.models.wave_unet_resampled import (
     RESAMPLED,
-    GroupNorm,
+    RectifiedGroupNorm,
     ResampledWaveUNet,
     ResampledWaveUNetConfig,
     Resampling,
@@ -134,30 +134,36 @@ def test_the_norm_is_exact_where_most_of_a_chunk_is_silent():
     rng = np.random.default_rng(0)
     maps = rng.standard_normal((2, 100_000, 16)).astype(np.float32) * 0.1 + 0.3
     maps[:, 5000:] = maps[:, 5000:5001]
-    scale, bias = rng.random((2, 16), np.float32)
+    shift, scale, bias = rng.random((3, 16), np.float32)
     weights = rng.standard_normal(maps.shape).astype(np.float32)
 
     @jax.jit
     def value_and_gradients(*arguments):
-        value, pull = jax.vjp(
-            lambda maps, scale, bias: GroupNorm(1e-5).apply({"params": {"scale": scale, "bias": bias}}, maps),
-            *arguments,
-        )
+        def normalise(maps, shift, scale, bias):
+            parameters = {"scale": scale, "bias": bias}
+            return RectifiedGroupNorm(1e-5).apply({"params": parameters}, maps, shift[None, None])
+
+        value, pull = jax.vjp(normalise, *arguments)
         return value, *pull(jnp.asarray(weights))
 
     def over_groups(values):
         return np.mean(values.reshape(2, -1, 2, 8), axis=(1, 3)).repeat(8, axis=-1)[:, None]
 
-    centred = maps - over_groups(maps.astype(np.float64))
+    shifted = maps.astype(np.float64) + shift
+    centred = shifted - over_groups(shifted)
     deviation = np.sqrt(over_groups(centred**2) + 1e-5)
-    normalised, pulled = centred / deviation, weights.astype(np.float64) * scale
+    normalised = centred / deviation
+    passed = np.where(normalised * scale + bias > 0, weights.astype(np.float64), 0)
+    pulled = passed * scale
+    by_maps = (pulled - over_groups(pulled) - normalised * over_groups(pulled * normalised)) / deviation
     expected = (
-        normalised * scale + bias,
-        (pulled - over_groups(pulled) - normalised * over_groups(pulled * normalised)) / deviation,
-        (weights.astype(np.float64) * normalised).sum(axis=(0, 1)),
-        weights.astype(np.float64).sum(axis=(0, 1)),
+        np.maximum(normalised * scale + bias, 0),
+        by_maps,
+        by_maps.sum(axis=(0, 1)),
+        (passed * normalised).sum(axis=(0, 1)),
+        passed.sum(axis=(0, 1)),
     )
-    for ours, exact in zip(value_and_gradients(*map(jnp.asarray, (maps, scale, bias))), expected, strict=True):
+    for ours, exact in zip(value_and_gradients(*map(jnp.asarray, (maps, shift, scale, bias))), expected, strict=True):
         # Some roundings of float32 (1e-7 is seen); sums in one go, as linen's, are 1e-5 away.
         assert np.abs(ours - exact).max() < 5e-7 * np.abs(exact).max()
 
@@ -212,13 +218,14 @@ def test_the_form_for_cpus_computes_what_decimation_leaves_and_its_derivatives(l
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("length", "channels", "features"), [(6, 16, 24), (5, 8, 8), (40, 3, 5)])
-def test_the_gradient_of_a_convolution_in_its_form_for_cpus(length, channels, features):
+def test_the_gradient_of_a_convolution_in_its_form_for_cpus(length, channels, features, batch):
     """Against products of numpy's in float64, where the kernel is larger than the maps and where it is not."""
     rng = np.random.default_rng(0)
-    maps = rng.standard_normal((2, length, channels)).astype(np.float32)
+    maps = rng.standard_normal((batch, length, channels)).astype(np.float32)
     kernel = rng.standard_normal((5, channels, features)).astype(np.float32)
-    gradient = rng.standard_normal((2, length - 4, features)).astype(np.float32)
+    gradient = rng.standard_normal((batch, length - 4, features)).astype(np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(maps.astype(np.float64), 5, axis=1)
     by_maps = np.zeros(maps.shape)
     for tap in range(5):
