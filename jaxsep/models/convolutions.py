@@ -186,6 +186,11 @@ mask_convolution.defvjp(_mask_forward, _mask_backward)
 # multiplications that it saves. It also takes XLA about a second to compile, each time that a network uses it.
 _WINOGRAD_PIXELS = 2048
 
+# Values of the small map in one piece of a kernel's gradient: the megabyte that the caches of two cores hold.
+_PIECE = 2**18
+# With more pieces than that, the program would take long to compile.
+_MOST_PIECES = 32
+
 
 def _down_on_cpu(large: Array, kernel: Array) -> Array:
     if kernel.shape[:2] != (5, 5):
@@ -216,7 +221,7 @@ def _up_on_cpu(small: Array, kernel: Array) -> Array:
 def _kernel_gradient_on_cpu(large: Array, small: Array, size: tuple[int, int]) -> Array:
     if size == (5, 5) and large.shape[-1] <= 2:
         return _kernel_gradient_by_planes(large, small)
-    return _kernel_gradient_native(large, small, size)
+    return _kernel_gradient_in_pieces(large, small, size)
 
 
 # --- XLA's own convolutions.
@@ -231,8 +236,8 @@ def _convolve(maps: Array, kernel: Array, padding: Sequence[tuple[int, int]] = (
     return jax.lax.conv_general_dilated(maps, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
 
 
-def _down_native(large: Array, kernel: Array) -> Array:
-    padding = [_same_padding(size) for size in kernel.shape[:2]]
+def _down_native(large: Array, kernel: Array, padding: Sequence[tuple[int, int]] | None = None) -> Array:
+    padding = padding or [_same_padding(size) for size in kernel.shape[:2]]
     return jax.lax.conv_general_dilated(large, kernel, (2, 2), padding, dimension_numbers=_DIMENSIONS)
 
 
@@ -246,9 +251,11 @@ def _up_native(small: Array, kernel: Array) -> Array:
     )
 
 
-def _kernel_gradient_native(large: Array, small: Array, size: tuple[int, int]) -> Array:
+def _kernel_gradient_native(
+    large: Array, small: Array, size: tuple[int, int], padding: Sequence[tuple[int, int]] | None = None
+) -> Array:
     kernel = jnp.zeros((*size, large.shape[-1], small.shape[-1]), large.dtype)
-    return jax.vjp(functools.partial(_down_native, large), kernel)[1](small)[0]
+    return jax.vjp(functools.partial(_down_native, large, padding=padding), kernel)[1](small)[0]
 
 
 def _mask_native(maps: Array, kernel: Array) -> Array:
@@ -309,6 +316,28 @@ def _up_subpixel(small: Array, kernel: Array) -> Array:
     phases = _convolve(small, _subpixel_kernel(kernel).reshape(3, 3, b, 4 * a))
     unfolded = phases.reshape(batch, height, width, 2, 2, a).transpose(0, 1, 3, 2, 4, 5)
     return unfolded.reshape(batch, 2 * height, 2 * width, a)
+
+
+def _kernel_gradient_in_pieces(large: Array, small: Array, size: tuple[int, int]) -> Array:
+    """Adds up XLA's own for pieces of the maps that caches hold: some examples, or some rows of one example.
+
+    On two cores with AVX2, of 16 and 64 channels at 128 x 256: 37 instead of 150 ms for one example, 75 instead of 500
+    for two; of the other layers 0 to 45 % less for two examples, and no less for one.
+    """
+    batch, height, width, features = small.shape
+    example = height * width * features
+    examples = max(_PIECE // example, -(-batch // _MOST_PIECES), 1)
+    rows = -(-height // min(-(-example // _PIECE), max(_MOST_PIECES // batch, 1)))
+    above, below = _same_padding(size[0])
+    pieces = []
+    for i, start in itertools.product(range(0, batch, examples), range(0, height, rows)):
+        stop = min(start + rows, height)
+        # The rows of the large map that these of the small one see, some of them beyond its ends.
+        first, last = 2 * start - above, 2 * stop + below
+        padding = [(max(-first, 0), max(last - 2 * height, 0)), _same_padding(size[1])]
+        seen = large[i : i + examples, max(first, 0) : last]
+        pieces.append(_kernel_gradient_native(seen, small[i : i + examples, start:stop], size, padding))
+    return _add(pieces)
 
 
 def _kernel_gradient_by_planes(large: Array, small: Array) -> Array:

@@ -200,6 +200,36 @@ def test_other_kernel_sizes_match_the_definition(size):
     assert relative_error(up(small, kernel), by_large) == 0
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7])
+@pytest.mark.parametrize(
+    ("values", "most", "expected"),
+    [
+        (48, 32, (1, 4)),  # rows of an example of 84 values each
+        (200, 32, (2, 7)),  # whole examples
+        (1, 20, (1, 2)),  # one row at a time, but for the limit
+        (1, 2, (3, 7)),  # the same with more examples than pieces
+    ],
+)
+def test_kernel_gradient_adds_up_over_pieces(size, values, most, expected, monkeypatch):
+    """Of five examples, where the last piece is smaller; the first and last rows see zeros beyond."""
+    monkeypatch.setattr(convolutions, "_PIECE", values)
+    monkeypatch.setattr(convolutions, "_MOST_PIECES", most)
+    rng = np.random.default_rng(0)
+    large = jnp.asarray(rng.standard_normal((5, 14, 8, 3)), jnp.float32)
+    small = jnp.asarray(rng.standard_normal((5, 7, 4, 3)), jnp.float32)
+    pieces, native = [], convolutions._kernel_gradient_native
+
+    def counted(large, small, *rest):
+        pieces.append(small.shape[:2])
+        return native(large, small, *rest)
+
+    monkeypatch.setattr(convolutions, "_kernel_gradient_native", counted)
+    found = convolutions._kernel_gradient_in_pieces(large, small, (size, size))
+    assert pieces[0] == expected
+    assert sum(examples * rows for examples, rows in pieces) == 5 * 7
+    assert relative_error(found, native(large, small, (size, size))) < FORMS_AGREE
+
+
 @pytest.mark.parametrize("form", ["native", "auto"])
 def test_mapped_over_maps_and_kernels_equals_a_loop(form):
     shape = SHAPES["stereo input"]
