@@ -5,8 +5,8 @@ the kernel less one.
 
 Measured at the shapes of M4 on two cores (AVX-512, jax 0.10, float32): XLA's own with stride 1 is as fast as PyTorch's,
 and its derivatives twice as fast or more; products of shifted slices take 2 to 6 times as long, and so does a matrix of
-such slices. With stride 2, XLA's gradient by the kernel takes 2 to 4 times as long as with stride 1. The derivatives are
-written so that XLA makes fewer copies.
+such slices. With stride 2, XLA's gradient by the kernel takes 2 to 4 times as long as with stride 1. The derivatives
+are written so that XLA makes fewer copies.
 """
 
 import functools

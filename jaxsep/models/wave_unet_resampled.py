@@ -187,13 +187,12 @@ class Block(nn.Module):
 
 
 class RectifiedGroupNorm(nn.Module):
-    """The norm of groups of channels over all of the time, and a rectifier, in the parameters' float32 where the maps
-    have less.
+    """The norm of groups of channels over all of the time, and a rectifier.
 
-    Not linen's: on CPUs XLA adds up a mean one value after the other, and over the million values of a group a constant
-    stretch, as silence makes, is rounded the same way each time: 1e-5 of the peak away, where PyTorch is 1e-7. And the
-    bias of the convolution before, the norm and the rectifier are in one, since each by itself would read and write all
-    maps once more, forward and backward.
+    In the parameters' float32 where the maps have less. Not linen's: on CPUs XLA adds up a mean one value after the
+    other, and over the million values of a group a constant stretch, as silence makes, is rounded the same way each
+    time: 1e-5 of the peak away, where PyTorch is 1e-7. And the bias of the convolution before, the norm and the
+    rectifier are in one, since each by itself would read and write all maps once more, forward and backward.
 
     Attributes:
         epsilon: What is added to the variance.
