@@ -32,7 +32,7 @@ def convolve(
     Args:
         maps: Of any length that the kernel fits into.
         kernel: Of any size.
-        form: How the gradients are computed; there is one form of the rest.
+        form: How its derivatives are computed; of itself there is one form.
     """
     return _native(maps, kernel)
 

@@ -202,12 +202,12 @@ class RectifiedGroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Maps, shift: Float[Array, "1 1 channel"]) -> Maps:
-        """Adds the shift, normalises, scales and shifts again, and sets to zero what is negative."""
+        """Adds the shift, normalises, scales, adds the bias, and sets to zero what is negative."""
         features = maps.shape[-1]
         scale = self.param("scale", nn.initializers.ones_init(), (features,))
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
-        parameters = nn.dtypes.promote_dtype(maps, shift, scale[None, None], bias[None, None])
-        return _rectified_norm(*parameters, self.epsilon).astype(maps.dtype)
+        operands = nn.dtypes.promote_dtype(maps, shift, scale[None, None], bias[None, None])
+        return _rectified_norm(*operands, self.epsilon).astype(maps.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -218,7 +218,7 @@ def _rectified_norm(
     bias: Float[Array, "1 1 channel"],
     epsilon: float,
 ) -> Maps:
-    """Takes away the mean of each group, divides by its deviation, scales and shifts each channel, and rectifies."""
+    """Adds the shift, takes away each group's mean, divides by its deviation, scales, adds the bias, and rectifies."""
     return _rectified_norm_forward(maps, shift, scale, bias, epsilon)[0]
 
 
