@@ -129,7 +129,7 @@ class TorchTwin(Network):
 
         with torch.inference_mode():
             found = self._exchange.layer_outputs(self._network, _channels_second(inputs))
-        return _like_ours({name: maps.movedim(1, -1).numpy() for name, maps in found.items()}, self.spec)
+        return _like_ours({name: maps.movedim(1, -1).numpy() for name, maps in found.items()}, self)
 
     def converted(self) -> Variables | str:
         """See `Network`."""
@@ -176,7 +176,7 @@ class TensorFlowTwin(Network):
 
     def layers(self, inputs: Inputs) -> Layers:
         """See `Network`."""
-        return _like_ours(self._exchange.layer_outputs(self._network, inputs), self.spec)
+        return _like_ours(self._exchange.layer_outputs(self._network, inputs), self)
 
     def converted(self) -> Variables | str:
         """See `Network`: under the names that the published checkpoints have."""
@@ -229,21 +229,32 @@ def _channels_second(inputs: Inputs) -> Any:
     return torch.from_numpy(np.moveaxis(inputs, -1, 1).copy())
 
 
-def _like_ours(found: Layers, spec: ModelSpec) -> Layers:
+def _like_ours(found: Layers, twin: Network) -> Layers:
     """Returns a twin's layers as ours give them.
 
     Of the Wave-U-Net's convolutions on the way down, ours compute the middle for the way up and every second sample for
-    the way down, where the twins compute all.
+    the way down, where the twins compute all. The redesign's convolutions leave the bias to the norm, and its norms
+    rectify.
     """
-    if spec.family != "wave_unet" or not getattr(spec.config, "context", False):
-        return found
-    layers: Layers = {}
-    for name, maps in found.items():
-        if name.startswith("down_") and name.endswith("/conv"):
-            layers |= {f"{name}[0]": maps, f"{name}[1]": maps[:, ::2]}
-        else:
-            layers[name] = maps
-    return layers
+    config = twin.spec.config
+    if isinstance(config, WaveUNetConfig) and config.context:
+        layers: Layers = {}
+        for name, maps in found.items():
+            if name.startswith("down_") and name.endswith("/conv"):
+                layers |= {f"{name}[0]": maps, f"{name}[1]": maps[:, ::2]}
+            else:
+                layers[name] = maps
+        return layers
+    if isinstance(config, ResampledWaveUNetConfig):
+        biases = flatten(twin.variables)
+        layers = {}
+        for name, maps in found.items():
+            if name.endswith("/conv"):
+                layers[f"{name}[0]"] = maps - biases[f"params/{name}/bias"]
+            else:
+                layers[name] = np.maximum(maps, 0) if name.endswith("/norm") else maps
+        return layers
+    return found
 
 
 def _captured(node: Mapping[str, Any], place: tuple[str, ...]) -> Any:

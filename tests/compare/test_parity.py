@@ -67,7 +67,7 @@ LAYERS = {
     "jansson": "source_1/encoder_1/conv",
     "classic_unet": "source_0/decoder_0/second/norm",
     "wave_unet": "down_1/conv[1]",
-    "wave_unet_resampled": "source_1/upsampling_1",
+    "wave_unet_resampled": "source_1/up_0_before_skip/conv[0]",
 }
 
 
