@@ -1,10 +1,12 @@
-"""Signals and files for the tests of jaxsep.audio: made with numpy and PyAV, never with the code under test."""
+"""Signals and files for the tests of jaxsep.audio, made with numpy and PyAV and never with the code under test."""
 
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+from jaxsep.audio import AudioReader
 
 _PLANAR = {"float32": "fltp", "int16": "s16p", "int32": "s32p"}
 
@@ -46,3 +48,17 @@ def encode(
                 container.mux(stream.encode(converted))
             container.mux(stream.encode(None))
     return path
+
+
+def read(path: Path | str, length: int = 4096, **stretch: float) -> np.ndarray:
+    """What the reader gives of a file, block by block."""
+    with AudioReader(path, **stretch) as reader:
+        return np.concatenate(list(reader.blocks(length)))
+
+
+def lag(audio: np.ndarray, source: np.ndarray) -> int:
+    """By how many frames `audio` comes later than `source`: the peak of their cross-correlation."""
+    size = 1 << (len(audio) + len(source)).bit_length()
+    spectrum = np.fft.rfft(audio[:, 0], size) * np.conj(np.fft.rfft(source[:, 0], size))
+    place = int(np.argmax(np.fft.irfft(spectrum, size)))
+    return place if place < size // 2 else place - size
