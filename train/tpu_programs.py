@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -104,9 +103,7 @@ def describe_program(config: RunConfig, devices: Sequence[jax.Device], *, exampl
     """
     program, *shapes = shapes_of(config, (len(devices), examples))
     step: Any = replicate_step(program.step, list(devices))
-    started = time.perf_counter()
     compiled = step.lower(*shapes).compile()
-    seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     # The state that goes in and the one that comes out share their place.
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -122,8 +119,32 @@ def describe_program(config: RunConfig, devices: Sequence[jax.Device], *, exampl
         },
         "flops": compiled.cost_analysis()["flops"],
         "collectives": collectives(compiled.as_text()),
-        "compile_seconds": seconds,
     }
+
+
+def describe_what_fits(config: RunConfig, devices: Sequence[jax.Device], *, examples: int) -> dict[str, Any]:
+    """Describes the replicated step with as many examples on each device as its memory holds.
+
+    Args:
+        config: The recipe.
+        devices: See `describe_program`.
+        examples: On each device at most; halved until the program fits.
+
+    Returns:
+        See `describe_program`; beside it what the compiler said of batches that do not fit, by their examples on each
+        device, if there are any.
+    """
+    too_large: dict[str, str] = {}
+    while True:
+        try:
+            described = describe_program(config, devices, examples=examples)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or examples == 1:
+                raise
+            too_large[str(examples)] = str(error).splitlines()[0]
+            examples //= 2
+        else:
+            return described | ({"too_large": too_large} if too_large else {})
 
 
 def rows_before(output: Path, versions: dict[str, str]) -> list[dict[str, Any]]:
@@ -162,7 +183,7 @@ def main() -> None:
     """Compiles the programs and writes one JSON file, row by row."""
     parser = argparse.ArgumentParser(prog="python -m train.tpu_programs", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--examples", type=int, default=4, help="on each chip (default 4)")
+    parser.add_argument("--examples", type=int, default=4, help="on each chip at most (default 4)")
     parser.add_argument(
         "--recipe", action="append", help="one of configs/, without ending; may be repeated (default all)"
     )
@@ -193,8 +214,8 @@ def main() -> None:
         root = () if name == "smoke" else ("data.root=nowhere",)
         config = load_config(_RECIPES / f"{name}.yaml", [*root, *overrides])
         try:
-            row |= describe_program(config, described.devices, examples=arguments.examples)
-        except jax.errors.JaxRuntimeError as error:  # most often: more memory than a chip has
+            row |= describe_what_fits(config, described.devices, examples=arguments.examples)
+        except jax.errors.JaxRuntimeError as error:
             row["refused"] = str(error).splitlines()[0]
         report["programs"].append(row)
         arguments.output.write_text(json.dumps(report, indent=2) + "\n")
