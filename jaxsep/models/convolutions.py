@@ -8,8 +8,9 @@ The 5x5 convolution of stride 2, its transpose and their kernel gradients are on
 shape serves inference and training, encoder and decoder. Automatic derivatives would be dilated convolutions instead,
 several times slower on CPUs.
 
-Times beside the forms are for two cores of a server CPU (AVX-512, jax 0.10, float32), at the shapes of the Spleeter
-U-Net; the ratios matter, not the milliseconds.
+Times beside the forms are for two cores of a server CPU (AVX-512 if nothing else is said, jax 0.10, float32), at the
+shapes of the Spleeter U-Net; the ratios matter, not the milliseconds. CPU time was looked at beside wall time: a form
+that keeps one core busy loses nothing where two sources are computed side by side.
 """
 
 import functools
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 # 'auto': the fast forms where the program is compiled for a CPU, XLA's own convolutions elsewhere. Accelerators are
@@ -183,8 +185,12 @@ mask_convolution.defvjp(_mask_forward, _mask_backward)
 # --- Which form, by shape.
 
 # Small-map pixels from which Winograd's form pays: with fewer, transforming the kernel takes as long as the
-# multiplications that it saves. It also takes XLA about a second to compile, each time that a network uses it.
+# multiplications that it saves, or (from 512 on, AVX2) a song of three minutes saves what loading a larger program from
+# the compilation cache costs. It also takes XLA about a second to compile, each time that a network uses it.
 _WINOGRAD_PIXELS = 2048
+
+# Small-map pixels up to which reading the kernel is most of a convolution of many channels.
+_FEW_PIXELS = 256
 
 # Values of the small map in one piece of a kernel's gradient: the megabyte that the caches of two cores hold.
 _PIECE = 2**18
@@ -198,7 +204,10 @@ def _down_on_cpu(large: Array, kernel: Array) -> Array:
     batch, height, width, a = large.shape
     if a == 2:
         return _down_folded(large, kernel)
-    if a >= 128 and batch * height * width >= 4 * _WINOGRAD_PIXELS and height % 4 == 0 and width % 4 == 0:
+    pixels = batch * height * width // 4
+    if a >= 128 and pixels <= _FEW_PIXELS:
+        return _down_as_product(large, kernel)
+    if a >= 128 and pixels >= _WINOGRAD_PIXELS and height % 4 == 0 and width % 4 == 0:
         return _down_winograd(large, kernel)
     return _down_native(large, kernel)
 
@@ -211,7 +220,7 @@ def _up_on_cpu(small: Array, kernel: Array) -> Array:
     if a <= 16:
         return _up_subpixel(small, kernel)
     pixels = batch * height * width
-    if a >= 64 and pixels >= _WINOGRAD_PIXELS and height % 2 == 0 and width % 2 == 0:
+    if a >= 32 and pixels >= _WINOGRAD_PIXELS and height % 2 == 0 and width % 2 == 0:
         return _up_winograd(small, kernel)
     if a >= 128:
         return _up_overlap_add(small, kernel)
@@ -403,6 +412,18 @@ def _up_row_phases(small: Array, kernel: Array) -> Array:
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, a)
 
 
+def _down_as_product(large: Array, kernel: Array) -> Array:
+    """Lays what the 25 taps see of each pixel side by side, and multiplies it with the whole kernel.
+
+    For few pixels of many channels (the innermost encoder block): two thirds of the native form's time (AVX2).
+    """
+    batch, height, width, a = large.shape
+    padded = jnp.pad(large, ((0, 0), (1, 2), (1, 2), (0, 0)))
+    seen = [padded[:, y : y + height - 1 : 2, x : x + width - 1 : 2] for y in range(5) for x in range(5)]
+    product = jnp.concatenate(seen, axis=-1).reshape(-1, 25 * a) @ kernel.reshape(25 * a, -1)
+    return product.reshape(batch, height // 2, width // 2, -1)
+
+
 def _up_overlap_add(small: Array, kernel: Array) -> Array:
     """Multiplies every pixel with the whole kernel, one matrix product, and adds the 25 products up where they belong.
 
@@ -446,22 +467,32 @@ def _combine(factors: Sequence[float], terms: Sequence[Array | None]) -> Array:
     return _add(term if factor == 1 else factor * term for factor, term in pairs)
 
 
-def _winograd_kernel(kernel: Array, taps: Sequence[Sequence[int | None]]) -> dict[tuple[int, int, int, int], Array]:
-    """Returns {(row phase, column phase, row plane, column plane): (a, b)}; planes that are always zero are absent."""
+# What a plane of products is for: its row phase, column phase, row plane and column plane.
+_Plane = tuple[int, int, int, int]
 
-    def transform(five: Array) -> dict[tuple[int, int], Array]:  # (phase, plane) -> array
-        planes = {}
-        for phase, order in enumerate(taps):
-            terms = [None if tap is None else five[tap] for tap in order]
-            for plane, row in enumerate(_WINOGRAD_KERNEL):
-                if any(factor and term is not None for factor, term in zip(row, terms, strict=True)):
-                    planes[phase, plane] = _combine(row, terms)
-        return planes
 
+def _winograd_kernels(kernel: Array, taps: Sequence[Sequence[int | None]]) -> dict[tuple[int, int], Any]:
+    """Returns {(row plane, column plane): (keys, kernels (key, a, b))}; planes that are always zero are absent.
+
+    All of them are one matrix product: sums that are written out take XLA as long to compile as the rest of the form.
+    """
+    lines = {}
+    for phase, order in enumerate(taps):
+        for plane, factors in enumerate(_WINOGRAD_KERNEL):
+            line = np.zeros(5, np.float32)
+            for factor, tap in zip(factors, order, strict=True):
+                if tap is not None:
+                    line[tap] = factor
+            if line.any():
+                lines[phase, plane] = line
+    planes: dict[tuple[int, int], list[_Plane]] = {}
+    for (row_phase, u), (column_phase, v) in itertools.product(lines, repeat=2):
+        planes.setdefault((u, v), []).append((row_phase, column_phase, u, v))
+    matrix = np.stack([np.outer(lines[i, u], lines[j, v]).ravel() for keys in planes.values() for i, j, u, v in keys])
+    kernels = (matrix @ kernel.reshape(25, -1)).reshape(-1, *kernel.shape[2:])
+    ends = itertools.accumulate(len(keys) for keys in planes.values())
     return {
-        (row_phase, column_phase, u, v): plane
-        for (row_phase, u), row in transform(kernel).items()
-        for (column_phase, v), plane in transform(row).items()
+        place: (keys, kernels[end - len(keys) : end]) for (place, keys), end in zip(planes.items(), ends, strict=True)
     }
 
 
@@ -473,21 +504,20 @@ def _winograd_tiles(padded: Array, axis: int, start: int, step: int, tiles: int)
 
 
 def _up_winograd(small: Array, kernel: Array) -> Array:
-    """Winograd's form of `up`: 1.1 to 1.5 times as fast as the next best form from 64 channels on, slower below."""
+    """Winograd's form of `up`: 1.1 to 1.5 times as fast as the next best form from 64 channels on.
+
+    With AVX2, 1.3 to 1.7 times from 32 channels on; of 16 it is no faster.
+    """
     batch, height, width, b = small.shape
     a = kernel.shape[2]
     tiles = (batch, height // 2, width // 2)
     padded = jnp.pad(small, ((0, 0), (1, 1), (1, 1), (0, 0)))
     inputs = [_winograd_tiles(row, 2, 0, 1, tiles[2]) for row in _winograd_tiles(padded, 1, 0, 1, tiles[1])]
-    kernels = _winograd_kernel(kernel, _UP_TAPS)
-    products: dict[tuple[int, int, int, int], Array] = {}
-    for u in range(4):
-        for v in range(4):
-            # One matrix product for all output phases that this plane has a part in.
-            keys = [key for key in kernels if key[2:] == (u, v)]
-            stacked = jnp.concatenate([kernels[key] for key in keys], axis=0)
-            product = (inputs[u][v].reshape(-1, b) @ stacked.T).reshape(*tiles, len(keys), a)
-            products |= {key: product[..., i, :] for i, key in enumerate(keys)}
+    products: dict[_Plane, Array] = {}
+    for (u, v), (keys, kernels) in _winograd_kernels(kernel, _UP_TAPS).items():
+        # One matrix product for all output phases that this plane has a part in.
+        product = (inputs[u][v].reshape(-1, b) @ kernels.reshape(-1, b).T).reshape(*tiles, len(keys), a)
+        products |= {key: product[..., i, :] for i, key in enumerate(keys)}
 
     rows = []
     for i, row_phase in ((i, phase) for i in range(2) for phase in range(2)):
@@ -519,17 +549,13 @@ def _down_winograd(large: Array, kernel: Array) -> Array:
             for column_phase in range(2):
                 for v, plane in enumerate(_winograd_tiles(row, 2, column_phase, 2, tiles[2])):
                     inputs[row_phase, column_phase, u, v] = plane
-    kernels = _winograd_kernel(kernel, _DOWN_TAPS)
-    products = [[jnp.zeros(())] * 4 for _ in range(4)]
-    for u in range(4):
-        for v in range(4):
-            keys = [key for key in kernels if key[2:] == (u, v)]
-            stacked = jnp.concatenate([inputs[key] for key in keys], axis=-1)
-            matrix = jnp.concatenate([kernels[key] for key in keys], axis=0)
-            products[u][v] = (stacked.reshape(-1, matrix.shape[0]) @ matrix).reshape(*tiles, b)
+    products: dict[tuple[int, int], Array] = {}
+    for place, (keys, kernels) in _winograd_kernels(kernel, _DOWN_TAPS).items():
+        stacked = jnp.concatenate([inputs[key] for key in keys], axis=-1)
+        products[place] = (stacked.reshape(-1, stacked.shape[-1]) @ kernels.reshape(-1, b)).reshape(*tiles, b)
 
     rows = []
     for i in range(2):
-        planes = [_combine(_WINOGRAD_OUTPUT[i], [products[u][v] for u in range(4)]) for v in range(4)]
+        planes = [_combine(_WINOGRAD_OUTPUT[i], [products[u, v] for u in range(4)]) for v in range(4)]
         rows.append(jnp.stack([_combine(_WINOGRAD_OUTPUT[j], planes) for j in range(2)], axis=3))
     return jnp.stack(rows, axis=2).reshape(batch, height // 2, width // 2, b)

@@ -105,6 +105,7 @@ def test_kernel_gradient_correlates_the_maps(shape, form):
 ALTERNATIVES = [
     ("_down_folded", "_down_native", (2, 16, 2, 8, 12)),
     ("_down_winograd", "_down_native", (64, 32, 2, 8, 12)),
+    ("_down_as_product", "_down_native", (8, 16, 2, 7, 12)),
     ("_up_subpixel", "_up_native", (2, 16, 2, 7, 12)),
     ("_up_row_phases", "_up_native", (8, 16, 2, 7, 12)),
     ("_up_overlap_add", "_up_native", (8, 16, 2, 7, 12)),
