@@ -104,9 +104,9 @@ def main() -> None:
         # File names are bytes; not all of them are text in the terminal's encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # What is made while jax is imported and programs are traced lives to the end: to look through it for garbage again
-    # and again costs 0.2 s of every run.
-    gc.set_threshold(100_000, 50, 50)
+    # What is made while jax is imported and programs are traced, 300,000 objects, lives to the end: to look through it
+    # for garbage again and again costs 0.2 s of every run.
+    gc.set_threshold(400_000, 50, 50)
     try:
         app()
     except SystemExit as end:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     import jax
 
+    from jaxsep.separation.programs import ProgramStore
+
 
 class DeviceKind(StrEnum):
     """Where to run; auto takes what JAX finds fastest."""
@@ -23,27 +25,31 @@ class DeviceKind(StrEnum):
 
 
 class CompilationCounter:
-    """Counts what the persistent compilation cache held and what had to be compiled.
+    """Counts the programs that were found on disk, in JAX's compilation cache or in ours, and those that were not.
 
     Attributes:
-        hits: Programs read from the cache.
+        hits: Programs read.
         misses: Programs compiled.
     """
 
     def __init__(self) -> None:
         import jax
 
+        from jaxsep.separation.programs import HIT_EVENT, MISS_EVENT
+
         self.hits = 0
         self.misses = 0
+        self._hit_events = ("/jax/compilation_cache/cache_hits", HIT_EVENT)
+        self._miss_events = ("/jax/compilation_cache/cache_misses", MISS_EVENT)
         jax.monitoring.register_event_listener(self._count)
 
     def _count(self, event: str, **_: object) -> None:
-        self.hits += event == "/jax/compilation_cache/cache_hits"
-        self.misses += event == "/jax/compilation_cache/cache_misses"
+        self.hits += event in self._hit_events
+        self.misses += event in self._miss_events
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that the second run of a command compiles nothing.
+    """Keeps what is compiled on disk, so that the second run of a command compiles nothing.
 
     JAX by default stores only what took more than a second to compile; all of ours is stored.
     """
@@ -57,6 +63,24 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def keep_programs(device: "jax.Device") -> "ProgramStore | None":
+    """Keeps the programs of a `Separator` on disk, so that the second run of a command compiles nothing.
+
+    Args:
+        device: Where it runs. On accelerators, where whole programs have not been tried, JAX's compilation cache keeps
+            them, and the second run traces and lowers them again.
+
+    Returns:
+        What the `Separator` is to be given.
+    """
+    from jaxsep.separation.programs import ProgramStore
+
+    if device.platform != "cpu":
+        use_compilation_cache()
+        return None
+    return ProgramStore(cache_directory() / "programs" / compilation_key())
 
 
 def choose_device(kind: DeviceKind) -> "jax.Device":

@@ -18,7 +18,7 @@ from jaxsep.cli.runtime import (
     DeviceKind,
     choose_device,
     find_model,
-    use_compilation_cache,
+    keep_programs,
 )
 from jaxsep.cli.separate_report import check_report_path, make_report, summarise, write_report
 from jaxsep.cli.separate_run import run_all
@@ -234,14 +234,14 @@ def separate(
         found = find_inputs(inputs, output=output, spooled_stdin=spooled_stdin)
         weights = find_model(model, checkpoint, quiet=quiet)
         jax_device = choose_device(device)
-        use_compilation_cache()
-        compilation = CompilationCounter()
         from jaxsep.dsp.wiener import NORBERT
         from jaxsep.separation.outputs import plan
         from jaxsep.separation.separator import Separator
         from jaxsep.weights.checkpoint import read_spec
         from jaxsep.weights.runs import is_saved_state
 
+        compilation = CompilationCounter()
+        programs = keep_programs(jax_device)
         if any(each.path == spooled_stdin for each in found):
             spool_stdin(sys.stdin.buffer, spooled_stdin)
         # All that can be refused is refused before the weights are read.
@@ -256,6 +256,7 @@ def separate(
             wiener=NORBERT if wiener else None,
             device=jax_device,
             batch_size=batch_size,
+            programs=programs,
         )
         started = time.perf_counter()
         results = run_all(jobs, separator, config, quiet)

@@ -211,7 +211,8 @@ def spatial_model(statistics: WienerStatistics, *, config: WienerConfig) -> Spat
         products = _multiply(covariances[..., :, None, :, :, :], _adjugate(covariances)[..., None, :, :, :, :])
         determinants = xp.maximum(xp.trace(products, axis1=-2, axis2=-1).real, 0.0)
         model = model._replace(products=_turn_back(products, basis[..., None, :, :, :]), determinants=determinants)
-    return jax.tree.map(jnp.asarray, model)
+    # jnp.asarray would compile a program for the shape of each.
+    return jax.device_put(model)
 
 
 def filter_step(estimates: Estimates, mixture: Spectrogram, model: SpatialModel, *, config: WienerConfig) -> Estimates:

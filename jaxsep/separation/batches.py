@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxsep.errors import SeparationError
+from jaxsep.separation.programs import ProgramStore
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class BatchRunner:
 
     Attributes:
         batch_size: Items in one call, as it is now; None until the first call has chosen it.
-        compile_seconds: Spent on tracing and compiling (or reading the compilation cache).
+        compile_seconds: Spent on tracing and compiling, or on reading what was compiled before.
         wait_seconds: Spent waiting for results.
     """
 
@@ -51,6 +52,8 @@ class BatchRunner:
         device: jax.Device,
         batch_size: int | None = None,
         arrays: Callable[[Any], Any] = lambda item: item,
+        programs: ProgramStore | None = None,
+        name: str = "",
     ) -> None:
         """Prepares to run; compiles nothing yet.
 
@@ -60,13 +63,17 @@ class BatchRunner:
             device: Where to run.
             batch_size: Items in one call; None chooses 1 on CPU and by the device's memory elsewhere.
             arrays: Gives the tree of host arrays that an item stands for.
+            programs: Where compiled programs are kept; None keeps none.
+            name: Says all that the function depends on beside its arguments and jaxsep's source; for `programs` alone.
         """
         if batch_size is not None and batch_size < 1:
             raise SeparationError(f"The batch size is {batch_size} but must be 1 or more.")
         self._function = jax.jit(function)
         self._device = device
         self._arrays = arrays
-        self._compiled: dict[int, Callable[[Any, Any], Any]] = {}
+        self._programs = programs
+        self._name = name
+        self._compiled: dict[int, jax.stages.Compiled] = {}
         self.batch_size = CPU_BATCH_SIZE if batch_size is None and device.platform == "cpu" else batch_size
         self.compile_seconds = 0.0
         self.wait_seconds = 0.0
@@ -155,7 +162,16 @@ class BatchRunner:
             batch = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct((size, *np.shape(leaf)), leaf.dtype, sharding=sharding), item
             )
-            self._compiled[size] = self._function.lower(constants, batch).compile()
+
+            def compile() -> jax.stages.Compiled:
+                return self._function.lower(constants, batch).compile()
+
+            if self._programs is None:
+                self._compiled[size] = compile()
+            else:
+                shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((constants, batch))]
+                name = f"{self._name} {jax.tree.structure((constants, batch))} {shapes}"
+                self._compiled[size] = self._programs.get(name, compile, device=self._device)
             self.compile_seconds += time.perf_counter() - started
         return self._compiled[size]
 

@@ -43,6 +43,7 @@ from jaxsep.separation.estimate import (
     rotated,
     select,
 )
+from jaxsep.separation.programs import ProgramStore
 from jaxsep.separation.window import Chunk, SourceChunk
 from jaxsep.typing import SourceMagnitude, SourceSpectrogram, Spectrogram, Variables
 
@@ -93,6 +94,7 @@ class FilteredChunks:
         float32_network: nn.Module | None,
         device: jax.Device,
         batch_size: int | None,
+        programs: ProgramStore | None,
     ) -> None:
         """Prepares the passes; compiles nothing yet.
 
@@ -105,6 +107,7 @@ class FilteredChunks:
                 float32.
             device: Where to run.
             batch_size: Chunks in one call; None for what is best on the device.
+            programs: Where compiled programs are kept; None keeps none.
 
         Raises:
             ConfigError: If the filter is one that does not stream.
@@ -116,18 +119,21 @@ class FilteredChunks:
                 "A Separator filters whole tracks (block_frames=None) in one iteration or more, without a residual; "
                 "use jaxsep.estimate_sources for other forms of the Wiener filter."
             )
-        runner = partial(BatchRunner, device=device, batch_size=batch_size)
-        shared: dict[str, Any] = {"spec": spec, "config": config}
-        self._spec, self._config = spec, config
-        self._first = runner(partial(_first_pass, network=network, **shared))
-        self._retry = None
-        if float32_network is not None:
-            self._retry = BatchRunner(
-                partial(_first_pass, network=float32_network, **shared), device=device, batch_size=1
+        self._spec, self._config, self._device = spec, config, device
+
+        def runner(function: Callable[..., Any], size: int | None = batch_size, **options: Any) -> BatchRunner:
+            return BatchRunner(
+                partial(function, spec=spec, config=config, **options),
+                device=device,
+                batch_size=size,
+                programs=programs,
+                name=f"{function.__name__} {spec!r} {config!r} {options}",
             )
-        self._middle = [runner(partial(_middle_pass, **shared)) for _ in range(config.iterations - 1)]
-        self._last = runner(partial(_last_pass, sources=sources, **shared))
-        self.runners = [self._first, *self._middle, self._last]
+
+        self._first = runner(_first_pass, network=network)
+        self._retry = None if float32_network is None else runner(_first_pass, 1, network=float32_network)
+        middle = [runner(_middle_pass) for _ in range(config.iterations - 1)]
+        self.runners = [self._first, *middle, runner(_last_pass, sources=sources)]
         self.passes = len(self.runners)
 
     def run(
@@ -167,8 +173,10 @@ class FilteredChunks:
                 model = spatial_model(
                     accumulate_statistics(_statistics(checked, spool if number == 0 else None)), config=self._config
                 )
+                # Divided on the host, where that is no program to compile.
+                on_host = jax.tree.map(np.asarray, model)
                 models = [
-                    (*own, jax.tree.map(lambda leaf, group=group: leaf[group], model))
+                    (*own, jax.device_put(jax.tree.map(lambda leaf, group=group: leaf[group], on_host), self._device))
                     for group, own in enumerate(models)
                 ]
 

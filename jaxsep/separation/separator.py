@@ -28,6 +28,7 @@ from jaxsep.separation.batches import BatchRunner
 from jaxsep.separation.estimate import describe_not_finite, estimate_chunks
 from jaxsep.separation.filtered import FilteredChunks
 from jaxsep.separation.mixtures import Group, Mixture, MixtureWindow, ProgressCallback, Streamed
+from jaxsep.separation.programs import ProgramStore
 from jaxsep.separation.threads import ahead
 from jaxsep.separation.window import Chunk
 from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
@@ -105,6 +106,7 @@ class Separator:
         device: jax.Device | None = None,
         batch_size: int | None = None,
         compute_dtype: Any = None,
+        programs: ProgramStore | None = None,
     ) -> None:
         """Places the weights on the device.
 
@@ -116,6 +118,8 @@ class Separator:
             batch_size: Chunks in one call; None for what is best on the device.
             compute_dtype: What the network computes in; None for float32. In a lower one, a chunk that does not come
                 out finite is computed again in float32.
+            programs: Where compiled programs are kept for other processes; None keeps none. For networks of jaxsep's
+                families alone, since a program is made anew where jaxsep's source has changed and no other's.
 
         Raises:
             ConfigError: If a stem is not one of the model's.
@@ -133,10 +137,9 @@ class Separator:
         self._sources = tuple(spec.stems.index(stem) for stem in self.stems)
         self._lowered = compute_dtype is not None and jnp.dtype(compute_dtype).itemsize < 4
         network = model.module.clone(dtype=compute_dtype) if compute_dtype is not None else model.module
-        self._runner = BatchRunner(self._program(network), device=self.device, batch_size=batch_size, arrays=_chunk_of)
-        self._float32_runner = BatchRunner(
-            self._program(model.module), device=self.device, batch_size=1, arrays=_chunk_of
-        )
+        runner = partial(BatchRunner, device=self.device, arrays=_chunk_of, programs=programs)
+        self._runner = runner(self._program(network), batch_size=batch_size, name=self._describe(network))
+        self._float32_runner = runner(self._program(model.module), batch_size=1, name=self._describe(model.module))
         self._filter = None
         if wiener is not None:
             self._filter = FilteredChunks(
@@ -147,6 +150,7 @@ class Separator:
                 float32_network=model.module if self._lowered else None,
                 device=self.device,
                 batch_size=batch_size,
+                programs=programs,
             )
 
     @classmethod
@@ -176,7 +180,7 @@ class Separator:
 
     @property
     def compile_seconds(self) -> float:
-        """Spent so far on tracing and compiling, or on reading the compilation cache."""
+        """Spent so far on tracing and compiling, or on reading what was compiled before."""
         return sum(runner.compile_seconds for runner in self._runners())
 
     @property
@@ -342,6 +346,9 @@ class Separator:
 
     def _program(self, network: nn.Module) -> Callable[[Any, Any], Any]:
         return partial(estimate_chunks, model=network, spec=self.model.spec, sources=self._sources)
+
+    def _describe(self, network: nn.Module) -> str:
+        return f"chunks {network!r} {self.model.spec!r} {self._sources}"
 
     def _runners(self) -> list[BatchRunner]:
         return [self._runner, self._float32_runner, *(self._filter.runners if self._filter else ())]

@@ -35,7 +35,7 @@ def test_the_second_run_compiles_nothing_and_writes_the_same_bytes(process, firs
     compiled = [report["files"][0]["timings_seconds"]["compile"] for report in reports]
     assert compiled[1] < compiled[0]
     # Programs for one processor may crash another: the folder names jaxlib's version and the processor's features.
-    (folder,) = (first_run / "cache" / "compiled").iterdir()
+    (folder,) = (first_run / "cache" / "programs").iterdir()
     assert re.fullmatch(rf"jaxlib-{re.escape(metadata.version('jaxlib'))}-[0-9a-f]{{12}}", folder.name)
     for stem in ("vocals", "accompaniment"):
         path = Path("separated/song") / f"{stem}.wav"
@@ -44,6 +44,19 @@ def test_the_second_run_compiles_nothing_and_writes_the_same_bytes(process, firs
         # What may differ from run to run: whether it compiled, how long it took, what it held.
         del report["compilation"], report["files"][0]["timings_seconds"], report["peak_memory_bytes"]
     assert reports[0] == reports[1]
+
+
+def test_the_second_run_with_the_filter_compiles_nothing_either(process, first_run):
+    """Not even the smallest program on the way, by what JAX logs of everything that it compiles."""
+    logged = []
+    for folder in ("first", "second"):
+        result = process("separate", first_run / "song.wav", "--wiener", "--quiet", "-o", folder, JAX_LOG_COMPILES="1")
+        assert result.returncode == 0
+        logged.append(re.findall(r"Compiling jit\((\w+)\)", result.stderr))
+    assert logged == [["_first_pass", "_last_pass"], []]
+    for stem in ("vocals", "accompaniment"):
+        one, other = (Path(folder) / f"song/{stem}.wav" for folder in ("first", "second"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def start(*arguments, stderr):
