@@ -39,7 +39,8 @@ check: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete
+bench: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
+bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
 	@command -v ffmpeg > /dev/null || { echo "Spleeter needs ffmpeg on the PATH, and ends with status 0 without."; exit 1; }
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
 	$(BIN)/python -m jaxsep.compare.training_speed --output bench/training.json

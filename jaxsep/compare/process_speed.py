@@ -2,7 +2,8 @@
 
 `python -m jaxsep.compare.process_speed --output FILE.json NAME=COMMAND...`: the commands run in turn, A B A B ..., so
 that what else the machine does falls on all of them; ratios are taken pair by pair. A command may start with variables
-(`VAR=value`), and `{fresh}` in it becomes a new, empty directory for every run.
+(`VAR=value`), and `{fresh}` in it becomes a new, empty directory for every run, which it is to fill: `spleeter
+separate` ends with status 0 where it finds no ffmpeg, having done nothing.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def run_command(command: str) -> Run:
         command: As a shell splits words; no shell runs it.
 
     Raises:
-        RuntimeError: If the command fails, with the end of what it printed.
+        RuntimeError: If the command fails or leaves its fresh directory empty, with the end of what it printed.
     """
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryFile() as printed:
         words = [word.replace("{fresh}", fresh) for word in shlex.split(command)]
@@ -58,10 +59,13 @@ def run_command(command: str) -> Run:
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        failure = f"failed with {process.returncode}" if process.returncode else None
+        if not failure and "{fresh}" in command and not any(Path(fresh).iterdir()):
+            failure = "wrote nothing"
+        if failure:
             printed.seek(0)
             said = printed.read()[-2000:].decode(errors="replace")
-            raise RuntimeError(f"{command} failed with {process.returncode}: {said}")
+            raise RuntimeError(f"{command} {failure}: {said}")
     unit = 1 if sys.platform == "darwin" else 1024
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
 
