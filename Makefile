@@ -46,6 +46,7 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ff
 	$(BIN)/python -m jaxsep.compare.training_speed --output bench/training.json
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m jaxsep.compare.training_speed --output bench/training-huge-pages.json
 	$(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet.json --models wave-unet-m4 wave-unet-torch
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet-huge-pages.json --models wave-unet-m4 wave-unet-torch
 	$(BIN)/jaxsep compare speed spleeter-2stems -o .cache/bench/speed --rounds 2 --repeats 7 --overwrite
 	cp .cache/bench/speed/speed.json bench/speed.json
 	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json

@@ -54,7 +54,7 @@ def measure_training(
     Args:
         spec: A U-Net; its weights are random, which costs the same as any.
         batch_sizes: Examples in a step.
-        repeats: Steps of each, after one to warm up.
+        repeats: Steps of each that are counted.
 
     Returns:
         What was measured, ready for JSON: times in seconds, rates in 10^9 float32 operations a second.

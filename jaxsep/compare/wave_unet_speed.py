@@ -46,7 +46,7 @@ def measure(spec: ModelSpec, *, forward_batches: Sequence[int], step_batches: Se
         spec: A Wave-U-Net; its weights are random, which costs the same as any.
         forward_batches: Chunks in one call.
         step_batches: Examples in one step.
-        repeats: Calls of each, after one to warm up.
+        repeats: Calls of each that are counted.
 
     Returns:
         What was measured, ready for JSON: times in seconds.

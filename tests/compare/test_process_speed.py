@@ -1,6 +1,8 @@
 """Whole commands side by side: what is counted, and that a command that did nothing is never measured."""
 
+import json
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -12,11 +14,24 @@ def python(code, *arguments):
     return shlex.join([sys.executable, "-c", code, *arguments])
 
 
-def test_time_and_memory_of_a_command_are_counted():
-    run = run_command(python("import time; held = b'1' * 200_000_000; time.sleep(0.3)"))
-    assert 0.3 < run.wall_seconds < 30
-    assert 0 < run.cpu_seconds < 30
-    assert 200e6 < run.peak_memory_bytes < 400e6
+def test_time_and_memory_of_a_command_are_counted_and_written(tmp_path):
+    """By the program itself: of a process started from this large one, Linux tells what this one holds."""
+    output = tmp_path / "bench" / "speed.json"
+    command = python("import time; held = b'1' * 200_000_000; time.sleep(0.3)")
+    options = ["--runs", "2", "--warm-up", "0", "--output", str(output)]
+    subprocess.run(
+        [sys.executable, "-m", "jaxsep.compare.process_speed", *options, f"holds={command}"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    measured = json.loads(output.read_text())["measured"]["holds"]
+    assert measured["command"] == command
+    assert len(measured["runs"]) == 2
+    for run in measured["runs"]:
+        assert 0.3 < run["wall_seconds"] < 30
+        assert 0 < run["cpu_seconds"] < 30
+        # Python itself takes 10 MB.
+        assert 200e6 < run["peak_memory_bytes"] < 250e6
 
 
 def test_a_variable_and_a_fresh_directory_are_given():
