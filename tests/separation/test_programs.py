@@ -16,6 +16,7 @@ from separation.conftest import noise
 from weights.small_models import small_spec
 
 from jaxsep.dsp.wiener import NORBERT
+from jaxsep.models import FAMILIES, classic_unet, jansson, unet, wave_unet, wave_unet_resampled
 from jaxsep.models.unet import UNet
 from jaxsep.separation import programs
 from jaxsep.separation.batches import BatchRunner
@@ -225,3 +226,14 @@ def test_models_do_not_share_programs(tmp_path, counted, gains_model):
     only = Separator(gains_model((1.0, -0.5)), stems=["stem1"], programs=ProgramStore(tmp_path))
     np.testing.assert_allclose(only.separate(mixture, 44100).stems["stem1"], -0.5 * mixture, atol=1e-5)
     assert counted == ["misses"] * 3
+
+
+@pytest.mark.parametrize("file", [unet, jansson, classic_unet, wave_unet, wave_unet_resampled])
+def test_what_names_a_program_says_all_of_a_network_and_nothing_of_the_process(file):
+    """An address in memory would make another name in each run, and an attribute left out one name for two networks."""
+    family = next(family for family in FAMILIES.values() if family.module.__module__ == file.__name__)
+    described = [repr(family.module(config)) for config in file.PRESETS.values()]
+    assert not any(" at 0x" in text for text in described)
+    assert len(set(described)) == len(set(file.PRESETS.values()))
+    assert repr(family.module(config := next(iter(file.PRESETS.values())), form="native")) not in described
+    assert repr(family.module(config, dtype=jnp.bfloat16)) not in described
