@@ -4,10 +4,9 @@ The filter needs statistics of the whole track. They are summed chunk by chunk i
 magnitudes wait in a temporary file for the passes after the first. The filter itself is in dsp/wiener.py.
 """
 
-import itertools
 import logging
-import operator
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -262,8 +261,23 @@ def _spectrograms(chunks: Chunks, spec: ModelSpec) -> tuple[Spectrogram, Complex
 
 
 def _split(items: Iterable[tuple[Any, ...]], groups: int) -> list[Iterator[Any]]:
-    """Returns an iterator for each group; they are to be used side by side."""
-    return [map(operator.itemgetter(group), copy) for group, copy in enumerate(itertools.tee(items, groups))]
+    """Returns an iterator for each group; they are to be used side by side.
+
+    Not by `itertools.tee`, which holds up to 57 items that all have had: a gigabyte of magnitudes.
+    """
+    source = iter(items)
+    waiting: list[deque[Any]] = [deque() for _ in range(groups)]
+
+    def of_group(own: deque[Any]) -> Iterator[Any]:
+        while True:
+            if not own:
+                for queue, part in zip(waiting, next(source, ()), strict=False):
+                    queue.append(part)
+            if not own:
+                return
+            yield own.popleft()
+
+    return [of_group(own) for own in waiting]
 
 
 def _statistics(results: Iterator[tuple[Any, ...]], spool: BinaryIO | None) -> Iterator[WienerStatistics]:
