@@ -85,9 +85,10 @@ class ProgramStore:
             by_last_use = sorted(self._directory.glob("*.program"), key=lambda kept: kept.stat().st_mtime)
             for kept in by_last_use[:-_KEPT]:
                 kept.unlink()
-        except Exception as error:
-            # A full disk, or a program that this version of JAX cannot keep: the next run starts more slowly.
+        except OSError as error:  # a full disk, or one that cannot be written: the next run starts more slowly
             logger.debug("a program is not kept: %s", error)
+        except (ValueError, NotImplementedError, pickle.PicklingError, jax.errors.JaxRuntimeError) as error:
+            logger.warning("this version of JAX cannot keep a program, and every run compiles it: %s", error)
 
 
 def _make_private(directory: Path) -> bool:
@@ -114,8 +115,8 @@ def _read(path: Path, device: jax.Device) -> jax.stages.Compiled | None:
     except FileNotFoundError:
         return None
     except Exception as error:
-        # Whatever it is, compiling anew helps.
-        logger.debug("%s is not used: %s", path, error)
+        # An unpickler fails in whatever way the bytes ask for; these are whole, and made by the same versions.
+        logger.warning("a program on disk cannot be read and is compiled anew: %s: %s", path, error)
         return None
     with suppress(OSError):
         os.utime(path)

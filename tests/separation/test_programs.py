@@ -117,7 +117,7 @@ def test_the_source_is_all_of_jaxsep(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["a bit", "the end", "everything", "another pickle"])
-def test_a_damaged_program_is_compiled_anew_and_kept_whole(tmp_path, counted, damage):
+def test_a_damaged_program_is_compiled_anew_and_kept_whole(tmp_path, counted, caplog, damage):
     run(ProgramStore(tmp_path))
     (path,) = kept(tmp_path)
     whole = path.read_bytes()
@@ -135,6 +135,17 @@ def test_a_damaged_program_is_compiled_anew_and_kept_whole(tmp_path, counted, da
     run(ProgramStore(tmp_path))
     run(ProgramStore(tmp_path))
     assert counted == ["misses", "misses", "hits"]
+    assert ("is compiled anew" in caplog.text) == (damage == "another pickle")
+
+
+def test_a_program_that_jax_cannot_keep_is_told_of(tmp_path, counted, caplog, monkeypatch):
+    def refuse(_):
+        raise ValueError("Compilation does not support serialization")
+
+    monkeypatch.setattr(programs.serialize_executable, "serialize", refuse)
+    run(ProgramStore(tmp_path))
+    assert counted == ["misses"] and list(tmp_path.iterdir()) == []
+    assert "does not support serialization" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no such modes")
