@@ -27,8 +27,9 @@ def begin(path: Path, made_folders: Sequence[Path] = ()) -> None:
 
 
 def end(path: Path) -> None:
-    """Notes that it is finished or gone."""
-    _paths.pop(path, None)
+    """Notes that it is finished or gone; does not return once the process is being ended."""
+    with changing_names:
+        _paths.pop(path, None)
 
 
 @contextmanager
@@ -47,7 +48,8 @@ def discard_all() -> None:
         path, made_folders = _paths.popitem()
         with suppress(OSError):
             if path.is_dir():
-                shutil.rmtree(path)
+                # Under another name, other threads no longer find it to put files there.
+                shutil.rmtree(path.rename(path.with_name(f"{path.name}~")))
             else:
                 path.unlink()
         with suppress(OSError):
