@@ -9,7 +9,13 @@ import os
 import platform
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+# XLA takes and gives back the memory of a program's arrays in every call on CPUs: in pages of 4 KiB that is a tenth of
+# the time of a song, and more of a training step. What a thread gives back stays with its arena: of two, as fast as
+# one for each thread, a tenth less memory stays.
+_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2"
 
 PACKAGES = ("jaxsep", "jax", "jaxlib", "flax", "numpy", "soundfile", "soxr", "av", "safetensors", "orbax-checkpoint")
 
@@ -61,6 +67,18 @@ def cache_directory() -> Path:
 def is_offline() -> bool:
     """Whether $JAXSEP_OFFLINE forbids the network: set to anything but nothing, 0, no or false."""
     return os.environ.get("JAXSEP_OFFLINE", "").lower() not in ("", "0", "no", "false")
+
+
+def restart_with_tuned_malloc() -> None:
+    """Starts this process anew with a C library that asks for huge pages, which it can only be told before its start.
+
+    Nothing is done off Linux, nor where $GLIBC_TUNABLES is set: what the user has told the library holds.
+    """
+    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+        return
+    with suppress(OSError):  # a system that forbids it
+        arguments = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, arguments, {**os.environ, "GLIBC_TUNABLES": _MALLOC})
 
 
 def peak_memory_bytes() -> int | None:

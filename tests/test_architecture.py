@@ -35,6 +35,7 @@ RANKS = {
     "compare": 6.5,
     "cli": 7,
     "demo": 8,
+    "__main__": 8,
 }
 # Where a package may be imported at the top of a module, and where inside of functions.
 AT_TOP = {"torch": {"compare/reference"}, "tensorflow": {"compare/reference"}, "optax": {"training"}, "grain": set()}

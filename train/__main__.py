@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxsep.environment import restart_with_tuned_malloc
 from jaxsep.errors import ConfigError, JaxsepError
 
 if TYPE_CHECKING:
@@ -225,17 +226,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
-def _use_huge_pages() -> None:
-    """Starts this process anew with a C library that asks for huge pages, which it can only be told before its start.
-
-    XLA takes and gives back the memory of a step's arrays in every step on CPUs, and a system that hands it out in
-    pages of 4 KiB can take as long for that as the arithmetic does. What the user has told the library holds.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, sys.orig_argv)
-
-
 if __name__ == "__main__":
-    _use_huge_pages()
+    restart_with_tuned_malloc()
     app(prog_name="python -m train")

@@ -101,6 +101,23 @@ def test_an_interrupted_run_ends_with_130_and_leaves_no_file(place, signals, opt
         assert_interrupted(running, signals)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such C library")
+def test_it_separates_in_huge_pages(place, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    write_song("long.wav", 600, sample_rate=8000, channels=1)
+    with start("separate", "long.wav", stderr=subprocess.PIPE) as running:
+        wait_for(lambda: any(name.endswith(".part") for name in files("separated")), running)
+        assert b"glibc.malloc.hugetlb=1" in Path(f"/proc/{running.pid}/environ").read_bytes()
+        assert_interrupted(running, [signal.SIGINT])
+
+
+def test_it_is_a_module_too(place):
+    write_song("song.wav", 0.5)
+    command = [sys.executable, "-m", "jaxsep", "separate", "song.wav", "--quiet"]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    assert files("separated") == ["song/accompaniment.wav", "song/vocals.wav"]
+
+
 def test_an_interrupt_while_xla_compiles_ends_with_130(place, monkeypatch):
     """Its threads then are at work while the process ends."""
     monkeypatch.setenv("JAXSEP_CACHE", str(place / "empty"))

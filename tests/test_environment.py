@@ -1,0 +1,49 @@
+"""What a command does for its process before it starts."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxsep import environment
+
+# Prints, in the process that it ends up in, what can have changed and what must not.
+PROGRAM = """
+import json, os, sys
+from jaxsep.environment import restart_with_tuned_malloc
+restart_with_tuned_malloc()
+print(json.dumps([os.environ["GLIBC_TUNABLES"], sys.argv, sys.flags.utf8_mode, sys.stdin.read()]))
+"""
+
+
+def run(**variables: str) -> list:
+    inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    arguments = [sys.executable, "-X", "utf8", "-c", PROGRAM, "a b", "--c='d"]
+    result = subprocess.run(
+        arguments, input="of a pipe", env=inherited | variables, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such C library")
+def test_a_process_starts_anew_with_what_it_was_started_with() -> None:
+    tunables, *others = run()
+    assert "glibc.malloc.hugetlb=1" in tunables.split(":")
+    assert others == [["-c", "a b", "--c='d"], 1, "of a pipe"]
+
+
+def test_what_the_user_told_the_c_library_holds() -> None:
+    assert run(GLIBC_TUNABLES="glibc.malloc.arena_max=1")[0] == "glibc.malloc.arena_max=1"
+
+
+def test_a_system_that_forbids_it_changes_nothing(monkeypatch) -> None:
+    def forbid(*arguments: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "execve", forbid)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    environment.restart_with_tuned_malloc()
+    assert "GLIBC_TUNABLES" not in os.environ
