@@ -6,7 +6,7 @@ from jaxsep.environment import restart_with_tuned_malloc
 
 
 def main() -> None:
-    """Runs the command line; `jaxsep separate`, which computes, as a process whose memory costs less."""
+    """Runs the command line, `jaxsep separate` in a process that gets its memory in huge pages."""
     if sys.argv[1:2] == ["separate"]:
         restart_with_tuned_malloc()
     from jaxsep.cli.main import main as run

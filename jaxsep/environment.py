@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-# XLA takes and gives back the memory of a program's arrays in every call on CPUs: in pages of 4 KiB that is a tenth of
-# the time of a song, and more of a training step. What a thread gives back stays with its arena: of two, as fast as
-# one for each thread, a tenth less memory stays.
+# XLA takes and gives back the memory of a program's arrays in every call on CPUs: in pages of 4 KiB that is up to a
+# tenth of the time of a song, and more of a training step. What a thread gives back stays with its arena, so that two
+# arenas, which are as fast as one for each thread, hold less.
 _MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2"
 
 PACKAGES = ("jaxsep", "jax", "jaxlib", "flax", "numpy", "soundfile", "soxr", "av", "safetensors", "orbax-checkpoint")
