@@ -72,9 +72,10 @@ def is_offline() -> bool:
 def restart_with_tuned_malloc() -> None:
     """Starts this process anew with a C library that asks for huge pages, which it can only be told before its start.
 
-    Nothing is done off Linux, nor where $GLIBC_TUNABLES is set: what the user has told the library holds.
+    Nothing is done off Linux, nor where Python does not know its own program (it is a part of another one), nor where
+    $GLIBC_TUNABLES is set: what the user has told the library holds.
     """
-    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or not sys.executable:
         return
     with suppress(OSError):  # a system that forbids it
         arguments = [sys.executable, *sys.orig_argv[1:]]
