@@ -39,14 +39,16 @@ check: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# As `jaxsep separate` and `python -m train` set it for themselves.
+HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2
 bench: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
 bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
 	@command -v ffmpeg > /dev/null || { echo "Spleeter needs ffmpeg on the PATH, and ends with status 0 without."; exit 1; }
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
 	$(BIN)/python -m jaxsep.compare.training_speed --output bench/training.json
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m jaxsep.compare.training_speed --output bench/training-huge-pages.json
+	$(HUGE_PAGES) $(BIN)/python -m jaxsep.compare.training_speed --output bench/training-huge-pages.json
 	$(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet.json --models wave-unet-m4 wave-unet-torch
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet-huge-pages.json --models wave-unet-m4 wave-unet-torch
+	$(HUGE_PAGES) $(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet-huge-pages.json --models wave-unet-m4 wave-unet-torch
 	$(BIN)/jaxsep compare speed spleeter-2stems -o .cache/bench/speed --rounds 2 --repeats 7 --overwrite
 	cp .cache/bench/speed/speed.json bench/speed.json
 	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json
