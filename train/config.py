@@ -236,7 +236,7 @@ class RunConfig(Config):
     @property
     def segment_length(self) -> int:
         """Samples of what the network sees of an example."""
-        return self.data.segment_length or self.model.chunking.chunk_length
+        return self.data.segment_length or self.model.chunk_length
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

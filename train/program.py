@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 from jaxsep.errors import ConfigError
-from jaxsep.models import FAMILIES
 from jaxsep.training.objective import objective
 from jaxsep.training.optimizer import build_optimizer, learning_rate_schedule
 from jaxsep.training.state import TrainState, create_state
@@ -67,8 +66,7 @@ def build_program(config: RunConfig, params: Variables) -> Program:
 def build_network(config: RunConfig) -> nn.Module:
     """Returns the module as it is trained: in the precision of the run, its statistics those of the global batch."""
     dtype = None if config.training.compute_dtype == "float32" else jnp.dtype(config.training.compute_dtype)
-    module = FAMILIES[config.model.family].module(config.model.config, dtype=dtype)
-    return module.clone(axis_name=AXIS) if hasattr(module, "axis_name") else module
+    return config.model.network(dtype=dtype, axis_name=AXIS)
 
 
 def initial_variables(config: RunConfig) -> Variables:
@@ -104,12 +102,8 @@ def initial_state(config: RunConfig, program: Program, variables: Variables) -> 
 
 
 def _draw(config: RunConfig) -> Variables:
-    module = FAMILIES[config.model.family].module(config.model.config)
-    spec, frames_or_samples = config.model, config.segment_length
-    shape: tuple[int, ...] = (1, frames_or_samples, spec.channels)
-    if spec.stft is not None:
-        frames = (config.segment_length - spec.stft.n_fft) // spec.stft.hop_length + 1
-        shape = (1, frames, spec.bins, spec.channels)
+    module = config.model.network()
+    shape = (1, *config.model.input_shape(config.segment_length))
     init_key = jax.random.fold_in(jax.random.key(config.training.seed), 0)
     # On the host's processor, the same numbers for every kind of device; compiled, since draws one by one are slow.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsep.models import FAMILIES
 from jaxsep.training.state import create_state
 from train.augment import Examples
 from train.config import RunConfig, load_config
@@ -72,12 +71,8 @@ def shapes_of(config: RunConfig, share: tuple[int, ...]) -> tuple[Any, Any, Any,
     """
     spec = config.model
     key = jax.eval_shape(lambda: jax.random.key(0))
-    network = FAMILIES[spec.family].module(spec.config)
-    waveform = (config.segment_length, spec.channels)
-    shape: tuple[int, ...] = waveform
-    if spec.stft is not None:
-        frames = (config.segment_length - spec.stft.n_fft) // spec.stft.hop_length + 1
-        shape = (frames, spec.bins, spec.channels)
+    network = spec.network()
+    shape = spec.input_shape(config.segment_length)
     variables = jax.eval_shape(partial(network.init, train=False), key, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     program = build_program(config, variables["params"])
     ema = config.training.ema_decay is not None

@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.metrics.sdr import global_sdr
-from jaxsep.models import FAMILIES
 from jaxsep.separation.separator import Model, Separator
 from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
 from train.config import RunConfig, ValidationConfig
@@ -98,9 +97,8 @@ class Validator:
         self.every_steps = config.validation.every_steps
         self._seconds = config.validation.seconds
         self._tracks = tracks[: config.validation.tracks]
-        module = FAMILIES[config.model.family].module(config.model.config)
         # Without variables: those of a step are held while they are validated, and given back.
-        self._separator = Separator(Model(module, {}, config.model, ""), device=jax.local_devices()[0])
+        self._separator = Separator(Model(config.model.network(), {}, config.model, ""), device=jax.local_devices()[0])
 
     def scores(self, variables: Variables) -> Scores:
         """Separates and scores all tracks.

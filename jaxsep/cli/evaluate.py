@@ -7,6 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxsep.cli.runtime import DeviceKind, choose_device, find_model, use_compilation_cache
+from jaxsep.cli.separation_options import (
+    ChunkOption,
+    Filter,
+    FilterOption,
+    OverlapOption,
+    Precision,
+    PrecisionOption,
+    SeedOption,
+    ShiftsOption,
+    WienerIterationsOption,
+    WienerOption,
+    separation_options,
+)
 from jaxsep.errors import ConfigError, JaxsepError, nearest
 
 if TYPE_CHECKING:
@@ -14,6 +27,7 @@ if TYPE_CHECKING:
 
     from jaxsep.evaluation.evaluate import System
     from jaxsep.evaluation.scoring import ScoringJob
+    from jaxsep.separation.options import SeparationOptions
 
 SOME_TRACK_FAILED = 1
 
@@ -31,9 +45,14 @@ def evaluate(
             rich_help_panel=_WHAT,
         ),
     ] = None,
-    wiener: Annotated[
-        bool, typer.Option("--wiener", help="With the multichannel Wiener filter.", rich_help_panel=_WHAT)
-    ] = False,
+    chunk: ChunkOption = None,
+    overlap: OverlapOption = None,
+    shifts: ShiftsOption = None,
+    seed: SeedOption = 0,
+    filter: FilterOption = Filter.auto,
+    wiener: WienerOption = False,
+    wiener_iterations: WienerIterationsOption = None,
+    precision: PrecisionOption = Precision.float32,
     estimates: Annotated[
         Path | None,
         typer.Option(
@@ -101,8 +120,20 @@ def evaluate(
     """
     if (musdb is None) == (tracks is None):
         raise ConfigError("Give the true sources by one of --musdb ROOT and --tracks DIR.")
-    if estimates is not None and (model is not None or wiener):
-        raise ConfigError("--estimates are scored as they are, and go neither with --model nor with --wiener.")
+    options = separation_options(
+        chunk=chunk,
+        overlap=overlap,
+        shifts=shifts,
+        seed=seed,
+        filter=filter,
+        wiener=wiener,
+        wiener_iterations=wiener_iterations,
+        precision=precision,
+    )
+    if estimates is not None and (model is not None or options.changed):
+        raise ConfigError(
+            "--estimates are scored as they are, and go neither with --model nor with options of how it separates."
+        )
     if musdb is None and (hq or subset != "test"):
         raise ConfigError("--hq and --subset are of MUSDB18, and go with --musdb.")
     if subset not in ("test", "train"):
@@ -130,8 +161,8 @@ def evaluate(
     if estimates is not None:
         system, wanted = estimates_on_disk(estimates, songs, subset if musdb is not None else None, wanted)
         systems.append(system)
-    elif model is not None or wiener or not others:
-        system, wanted = _model_system(model or "spleeter-2stems", wiener, device, wanted, quiet)
+    elif model is not None or options.changed or not others:
+        system, wanted = _model_system(model or "spleeter-2stems", options, device, wanted, quiet)
         systems.append(system)
     source_set = tuple(songs[0].parts) if wanted is None else wanted
     for song in songs:
@@ -167,7 +198,7 @@ def _names(option: str, value: str) -> tuple[str, ...]:
 
 
 def _model_system(
-    model: str, wiener: bool, device: DeviceKind, stems: "Sequence[str] | None", quiet: bool
+    model: str, options: "SeparationOptions", device: DeviceKind, stems: "Sequence[str] | None", quiet: bool
 ) -> "tuple[System, tuple[str, ...]]":
     weights = find_model(model, quiet=quiet)
     jax_device = choose_device(device)
@@ -177,7 +208,7 @@ def _model_system(
 
     # A run that is still going on may have another best checkpoint by now.
     chosen = weights if is_saved_state(weights) else model
-    return model_system(chosen, wiener=wiener, stems=stems, device=jax_device)
+    return model_system(chosen, options=options, stems=stems, device=jax_device)
 
 
 class _Progress:

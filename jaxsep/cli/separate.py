@@ -22,6 +22,20 @@ from jaxsep.cli.runtime import (
 )
 from jaxsep.cli.separate_report import check_report_path, make_report, summarise, write_report
 from jaxsep.cli.separate_run import run_all
+from jaxsep.cli.separation_options import (
+    ChunkOption,
+    Filter,
+    FilterOption,
+    OverlapOption,
+    Precision,
+    PrecisionOption,
+    SeedOption,
+    ShiftsOption,
+    WienerIterationsOption,
+    WienerOption,
+    separation_options,
+    validated,
+)
 from jaxsep.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,10 +133,14 @@ def separate(
             rich_help_panel=_HOW,
         ),
     ] = None,
-    wiener: Annotated[
-        bool,
-        typer.Option("--wiener", help="Use the multichannel Wiener filter (Spleeter's MWF).", rich_help_panel=_HOW),
-    ] = False,
+    chunk: ChunkOption = None,
+    overlap: OverlapOption = None,
+    shifts: ShiftsOption = None,
+    seed: SeedOption = 0,
+    filter: FilterOption = Filter.auto,
+    wiener: WienerOption = False,
+    wiener_iterations: WienerIterationsOption = None,
+    precision: PrecisionOption = Precision.float32,
     offset: Annotated[
         float, typer.Option(metavar="SECONDS", help="Where in each input to start.", rich_help_panel=_HOW)
     ] = 0.0,
@@ -225,6 +243,16 @@ def separate(
             "existing": "overwrite" if overwrite else "skip" if skip_existing else "refuse",
         }
     )
+    options = separation_options(
+        chunk=chunk,
+        overlap=overlap,
+        shifts=shifts,
+        seed=seed,
+        filter=filter,
+        wiener=wiener,
+        wiener_iterations=wiener_iterations,
+        precision=precision,
+    )
     from jaxsep.separation.inputs import STDIN_NAME, find_inputs, spool_stdin
 
     if output.exists() and not output.is_dir():
@@ -234,7 +262,6 @@ def separate(
         found = find_inputs(inputs, output=output, spooled_stdin=spooled_stdin)
         weights = find_model(model, checkpoint, quiet=quiet)
         jax_device = choose_device(device)
-        from jaxsep.dsp.wiener import NORBERT
         from jaxsep.separation.outputs import plan
         from jaxsep.separation.separator import Separator
         from jaxsep.weights.checkpoint import read_spec
@@ -245,7 +272,8 @@ def separate(
         if any(each.path == spooled_stdin for each in found):
             spool_stdin(sys.stdin.buffer, spooled_stdin)
         # All that can be refused is refused before the weights are read.
-        jobs = plan(found, output, read_spec(weights), config)
+        spec = options.applied_to(read_spec(weights))
+        jobs = plan(found, output, spec, config)
         if report is not None:
             check_report_path(report, jobs)
         separator = Separator.from_pretrained(
@@ -253,7 +281,7 @@ def separate(
             weights if is_saved_state(weights) else model,
             # Consistency spreads what is missing over all stems of the model, also where few are written.
             stems=None if config.consistency == "project" else config.chosen_stems,
-            wiener=NORBERT if wiener else None,
+            **dict(options),
             device=jax_device,
             batch_size=batch_size,
             programs=programs,
@@ -262,7 +290,7 @@ def separate(
         results = run_all(jobs, separator, config, quiet)
         seconds = time.perf_counter() - started
     if report is not None:
-        write_report(report, make_report(results, separator, config, wiener=wiener, compilation=compilation))
+        write_report(report, make_report(results, separator, config, compilation))
     if not quiet and (summary := summarise(results, separator.device, output, seconds)):
         print(summary)
     return SOME_INPUT_FAILED if any(result["status"] == "failed" for result in results) else 0
@@ -291,20 +319,11 @@ def _output_config(values: dict[str, Any]) -> "OutputConfig":
     Raises:
         ConfigError: An option has a value that it cannot have, or no input could be written with these.
     """
-    import pydantic
-
     from jaxsep.audio import check_output, choose_subtype
     from jaxsep.audio.formats import MP3_BITRATES_KBPS
     from jaxsep.separation.outputs import OutputConfig
 
-    try:
-        config = OutputConfig.model_validate(values)
-    except pydantic.ValidationError as error:
-        finding = error.errors()[0]
-        key = str(finding["loc"][0])
-        message = finding["msg"].removeprefix("Value error, ")
-        option = _OPTIONS.get(key, f"--{key.replace('_', '-')}")
-        raise ConfigError(f"{option} is '{finding['input']}': {message[0].lower()}{message[1:]}.") from None
+    config = validated(OutputConfig, values, _OPTIONS)
     subtype = choose_subtype(config.format, config.subtype, "PCM_16")
     # What an input has may be known only when it is opened; what none can have is known now.
     rates = [config.sample_rate] if isinstance(config.sample_rate, int) else [44100, *MP3_BITRATES_KBPS]

@@ -73,8 +73,6 @@ def make_report(
     results: list[dict[str, Any]],
     separator: "Separator",
     config: "OutputConfig",
-    *,
-    wiener: bool,
     compilation: "CompilationCounter",
 ) -> dict[str, Any]:
     """Returns what `--report` writes.
@@ -83,7 +81,6 @@ def make_report(
         results: Of each input, in order: what `describe` returns, or its 'input', 'status' and 'error'.
         separator: What ran.
         config: How stems were written.
-        wiener: Whether the Wiener filter was asked for.
         compilation: What it counted during the run.
     """
     return {
@@ -91,7 +88,11 @@ def make_report(
         "processor": processor(),
         "device": {"platform": separator.device.platform, "kind": separator.device.device_kind},
         "model": {"sha256": separator.model.sha256, "spec": separator.model.spec.model_dump(mode="json")},
-        "options": {**config.model_dump(mode="json"), "wiener": wiener, "batch_size": separator.batch_size},
+        "options": {
+            **config.model_dump(mode="json"),
+            **separator.options.model_dump(mode="json"),
+            "batch_size": separator.batch_size,
+        },
         "compilation": {"cache_hits": compilation.hits, "cache_misses": compilation.misses},
         "peak_memory_bytes": peak_memory_bytes(),
         "files": results,

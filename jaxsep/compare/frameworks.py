@@ -84,9 +84,7 @@ class Jax:
         """Places the weights; XLA takes as many threads as the process may use processors."""
         import jax
 
-        from jaxsep.models import FAMILIES
-
-        self._module = FAMILIES[spec.family].module(spec.config)
+        self._module = spec.network()
         self._variables = jax.device_put(variables)
 
     def inference(self, mixture: Inputs) -> tuple[Call, Call]:
@@ -165,7 +163,7 @@ class PyTorch:
 
         torch.set_num_threads(threads)
         network, reference = build_twin(spec, variables, "torch")
-        if spec.stft is not None:
+        if len(spec.input_shape()) == 3:
             network = network.to(memory_format=torch.channels_last)
         self._network, self._reference = network, reference
         self._call = torch.compile(network) if compiled else network

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from jaxsep.compare.frameworks import build_twin
-from jaxsep.models import FAMILIES
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.unet import UNetConfig
 from jaxsep.models.wave_unet import WaveUNetConfig
@@ -68,7 +67,7 @@ class JaxNetwork(Network):
         """Places the weights."""
         self.spec, self.variables = spec, variables
         self.description = f"JAX {jax.__version__} on {device.device_kind}"
-        module = FAMILIES[spec.family].module(spec.config)
+        module = spec.network()
         self._placed = jax.device_put(variables, device)
         self._estimates = jax.jit(functools.partial(module.apply, train=False))
         self._layers = jax.jit(

@@ -196,7 +196,7 @@ def spleeter_configuration(spec: ModelSpec) -> str:
         ConfigError: It is none of Spleeter's.
     """
     for known in spleeter.SPECS.values():
-        if (known.config, known.stems, known.stft) == (spec.config, spec.stems, spec.stft):
+        if (known.config, known.stems, known.domain) == (spec.config, spec.stems, spec.domain):
             return known.name.replace("spleeter-", "spleeter:").replace("khz", "kHz")
     raise ConfigError(
         f"'{spec.name}' is not of the form of a published model of Spleeter's ({', '.join(spleeter.SPECS)}); "

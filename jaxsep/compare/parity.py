@@ -153,20 +153,20 @@ class Separating:
     def __iter__(self) -> Iterator[tuple[Inputs, np.ndarray]]:
         spec = self._spec
         mixture = resample(self._excerpt.mixture, self._excerpt.sample_rate, spec.sample_rate)
-        window = MixtureWindow(Mixture(lambda: iter([mixture])), spec, len(spec.stems), passes=1)
+        window = MixtureWindow(Mixture(lambda: iter([mixture])), spec)
         sources = tuple(range(len(spec.stems)))
         seen: list[tuple[Inputs, np.ndarray]] = []
         module = _Standing(lambda inputs: self._run(inputs, seen))
         with jax.default_matmul_precision("highest"):
-            for number, chunk in enumerate(window.chunks()):
-                for group in window.groups.split(chunk):
+            for _, (cut, samples) in window.chunks():
+                for group in window.groups.split(samples):
                     # Not compiled as a whole: the network in the middle may be of another framework.
-                    found = estimate_chunks({}, jnp.asarray(group[None]), model=module, spec=spec, sources=sources)
+                    chunk = jnp.asarray(group[None]), jnp.asarray(cut.weights[None])
+                    found = estimate_chunks({}, chunk, model=module, domain=spec.domain, sources=sources)
                     if not found.finite.all():
-                        raise SeparationError(f"{self.network.description}: {describe_not_finite(number, spec)}")
-                    self._blocks += window.add(np.asarray(found.waveforms[0]))
+                        raise SeparationError(f"{self.network.description}: {describe_not_finite(cut, spec)}")
+                    self._blocks += window.add(cut, np.asarray(found.waveforms[0]))
                     yield seen.pop()
-        self._blocks += [streamed.estimates for streamed in window.end() if streamed.estimates is not None]
 
     def stems(self) -> dict[str, HostWaveform]:
         """Returns the estimates by stem, at the excerpt's rate and of its length."""
@@ -319,10 +319,12 @@ def _networks(ours: Separating, theirs: Separating) -> tuple[dict[str, Any], Inp
 
 
 def _alike(a: ModelSpec, b: ModelSpec) -> bool:
-    return all(
-        getattr(a, name) == getattr(b, name)
-        for name in ("sample_rate", "channels", "bandwidth_hz", "stft", "chunking", "stereo")
-    )
+    """Whether both networks see the same of a mixture; masks come after them."""
+    seen = [
+        (spec.sample_rate, spec.channels, spec.procedure.cutting, spec.domain.input_domain(), spec.input_shape())
+        for spec in (a, b)
+    ]
+    return seen[0] == seen[1]
 
 
 def _weights(ours: JaxNetwork, theirs: Network, exceeded: list[str]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxsep.models import FAMILIES
 from jaxsep.weights.checkpoint import save_checkpoint
 from jaxsep.weights.wave_unet import SPECS
 
@@ -23,9 +22,8 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="a .safetensors file")
     options = parser.parse_args()
     spec = SPECS[options.model]
-    module = FAMILIES[spec.family].module(spec.config)
-    mixture = jnp.zeros((1, spec.chunking.chunk_length, spec.channels))
-    variables = jax.jit(partial(module.init, train=False))(jax.random.key(0), mixture)
+    inputs = jnp.zeros((1, *spec.input_shape()))
+    variables = jax.jit(partial(spec.network().init, train=False))(jax.random.key(0), inputs)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(options.output, spec, jax.device_get(variables), overwrite=True)
 

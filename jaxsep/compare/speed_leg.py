@@ -62,12 +62,12 @@ def measure(leg: Leg) -> dict[str, Any]:
 
     spec, framework = _timed(times, "build_seconds", build)
     rng = np.random.default_rng(0)
-    shape = segment_shape(spec)
+    shape = spec.input_shape()
     mixture = np.abs(rng.standard_normal((leg.batch_size, *shape), np.float32))
     if leg.task == "inference":
         compile_call, call = framework.inference(mixture)
     else:
-        sources = np.abs(rng.standard_normal((leg.batch_size, len(spec.stems), *estimate_shape(spec)), np.float32))
+        sources = np.abs(rng.standard_normal((leg.batch_size, len(spec.stems), *spec.output_shape()), np.float32))
         compile_call, step = framework.training(mixture, sources)
         call = partial(step, mixture, sources)
     _timed(times, "compile_seconds", compile_call)
@@ -83,26 +83,12 @@ def measure(leg: Leg) -> dict[str, Any]:
     return {
         **times,
         "version": str(module.__version__),
-        "segment_seconds": spec.chunking.chunk_hop / spec.sample_rate,
+        "segment_seconds": spec.procedure.cutting.chunk_hop / spec.sample_rate,
         "first_value": float(np.sum(first, dtype=np.float64)),
         "call_seconds": calls,
         "peak_memory_bytes": peak_memory_bytes(),
         "peak_device_memory_bytes": framework.device_memory_bytes(),
     }
-
-
-def segment_shape(spec: Any) -> tuple[int, ...]:
-    """Returns the shape of what the network of a model maps for one chunk: magnitudes, or a waveform."""
-    if spec.stft is None:
-        return (spec.chunking.chunk_length, spec.channels)
-    return (spec.chunking.chunk_hop // spec.stft.hop_length, spec.bins, spec.channels)
-
-
-def estimate_shape(spec: Any) -> tuple[int, ...]:
-    """Returns the shape of what it estimates of each source: as much, or of a waveform its middle."""
-    if spec.stft is None:
-        return (spec.chunking.estimate_length, spec.channels)
-    return segment_shape(spec)
 
 
 def _timed(times: dict[str, Any], name: str, function: Callable[[], Any]) -> Any:

@@ -119,15 +119,13 @@ def _initial(config: StudyConfig, seed: int, workdir: Path) -> Path:
     import jax
     import jax.numpy as jnp
 
-    from jaxsep.compare.speed_leg import segment_shape
-    from jaxsep.models import FAMILIES
     from jaxsep.weights.checkpoint import save_checkpoint
 
     path = workdir / "weights" / f"initial-{seed}.safetensors"
     if not path.exists():
         spec = config.model
-        module = FAMILIES[spec.family].module(spec.config)
-        shape = (1, *segment_shape(spec))
+        module = spec.network()
+        shape = (1, *spec.input_shape())
         variables = jax.jit(lambda key: module.init(key, jnp.zeros(shape), train=False))(jax.random.key(seed))
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, spec, jax.device_get(variables))

@@ -93,7 +93,7 @@ class StudyConfig(Config):
                 raise ValueError(f"there is no framework '{name}'.{nearest(name, PACKAGES)}")
         if len(set(self.frameworks)) != len(self.frameworks) or len(self.frameworks) < 2:
             raise ValueError("'frameworks' are to be two or more, each once")
-        if self.model.family not in TENSORFLOW_TWINS or self.model.stft is None:
+        if self.model.family not in TENSORFLOW_TWINS or len(self.model.input_shape()) != 3:
             raise ValueError(f"the family '{self.model.family}' is not one that all frameworks train; give 'unet'")
         if self.stem is not None and self.stem not in self.model.stems:
             raise ValueError(f"the model has no stem '{self.stem}'.{nearest(self.stem, self.model.stems)}")

@@ -77,7 +77,7 @@ class Songs:
             seed: Of the run.
             step: From 0.
         """
-        data, length = config.data, config.model.chunking.chunk_length
+        data, length = config.data, config.model.chunk_length
         examples = []
         for example in range(config.training.batch_size):
             rng = np.random.default_rng([seed, step, example])
@@ -199,16 +199,12 @@ def magnitude_maker(config: StudyConfig) -> Callable[[Any], tuple[np.ndarray, np
     import jax
     import jax.numpy as jnp
 
-    from jaxsep.dsp.stft import analyse
-    from jaxsep.separation.estimate import magnitude_domain, rotated
-
-    spec = config.model
-    transform, _ = magnitude_domain(spec)
+    domain = config.model.domain
 
     @jax.jit
     def magnitudes(sources: Any) -> Any:
         waveforms = jnp.concatenate([sources.sum(axis=1, keepdims=True), sources], axis=1)
-        return jnp.abs(analyse(rotated(waveforms, spec), transform)[..., : spec.bins, :])
+        return domain.targets(waveforms)
 
     def make(sources: Any) -> tuple[np.ndarray, np.ndarray]:
         found = np.asarray(magnitudes(sources))

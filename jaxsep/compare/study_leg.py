@@ -98,7 +98,7 @@ def _difference(framework: Any, variables: Any, leg: StudyLeg, songs: Songs, mag
     """max|a - b| / max|b| of the framework's own estimates and ours with its weights, on one chunk of a test song."""
     spec = leg.study.model
     start = int(leg.study.data.start_seconds * spec.sample_rate)
-    mixture, _ = magnitudes(songs.sources(songs.test[0], start, spec.chunking.chunk_length)[None])
+    mixture, _ = magnitudes(songs.sources(songs.test[0], start, spec.chunk_length)[None])
     estimates = []
     for each in (Jax(spec, variables, leg.threads), framework):
         compile_call, call = each.inference(mixture)

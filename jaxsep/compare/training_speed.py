@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxsep.compare.network_speed import by_turns, matrix_peak, multiplications
-from jaxsep.dsp.stft import STFTConfig, analyse
+from jaxsep.dsp.stft import STFTConfig
 from jaxsep.environment import processor
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.unet import UNet, UNetConfig
@@ -63,9 +63,9 @@ def measure_training(
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads)
-    config, transform = spec.config, spec.stft
-    assert isinstance(config, UNetConfig) and transform is not None
-    frames = spec.chunking.chunk_hop // transform.hop_length
+    config, domain = spec.config, spec.domain.magnitudes("this measurement")
+    assert isinstance(config, UNetConfig)
+    transform, frames = domain.stft, spec.input_shape()[0]
     model = UNet(config)
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -74,10 +74,10 @@ def measure_training(
         variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), smallest)
         peaks = [matrix_peak()]
         for batch_size in batch_sizes:
-            shape = (batch_size, config.n_sources, spec.chunking.chunk_length, spec.channels)
+            shape = (batch_size, config.n_sources, spec.chunk_length, spec.channels)
             sources = jnp.asarray(0.1 * rng.standard_normal(shape, np.float32))
             waveforms = Batch(sources.sum(axis=1), sources)
-            magnitudes = Batch(*(jnp.abs(analyse(audio, transform)[..., : spec.bins, :]) for audio in waveforms))
+            magnitudes = Batch(*map(domain.targets, waveforms))
             whole = partial(objective, model=model, spec=spec, loss=LossConfig(), train=True)
             network = partial(_loss_of_magnitudes, model=model)
             for part, loss_fn, batch in (("step", whole, waveforms), ("network", network, magnitudes)):

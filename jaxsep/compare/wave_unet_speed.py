@@ -25,7 +25,6 @@ import numpy as np
 from jaxsep.compare.frameworks import build_twin
 from jaxsep.compare.network_speed import by_turns
 from jaxsep.environment import processor
-from jaxsep.models import FAMILIES
 from jaxsep.models.spec import ModelSpec
 from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
@@ -52,8 +51,8 @@ def measure(spec: ModelSpec, *, forward_batches: Sequence[int], step_batches: Se
         What was measured, ready for JSON: times in seconds.
     """
     rng = np.random.default_rng(0)
-    model = FAMILIES[spec.family].module(spec.config)
-    length = spec.chunking.chunk_length
+    model = spec.network()
+    length = spec.chunk_length
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((length, spec.channels)), train=False))(jax.random.key(0))
     rows = []
     for part, batches in (("forward", forward_batches), ("step", step_batches)):
@@ -87,7 +86,7 @@ def measure(spec: ModelSpec, *, forward_batches: Sequence[int], step_batches: Se
 
 
 def _our_forward(spec: ModelSpec, variables: Variables, batch: Batch) -> Callable[[], float]:
-    model = FAMILIES[spec.family].module(spec.config)
+    model = spec.network()
     apply = jax.jit(partial(model.apply, train=False))
 
     def call() -> float:
@@ -111,7 +110,7 @@ def _their_forward(spec: ModelSpec, variables: Variables, batch: Batch) -> Calla
 
 
 def _our_step(spec: ModelSpec, variables: Variables, batch: Batch) -> Callable[[], float]:
-    model = FAMILIES[spec.family].module(spec.config)
+    model = spec.network()
     loss = LossConfig(terms=(LossTerm(kind="waveform_l2"),))
     optimizer = build_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE), variables["params"])
     state, key = create_state(variables, optimizer, ema=False), jax.random.key(1)
@@ -134,8 +133,9 @@ def _their_step(spec: ModelSpec, variables: Variables, batch: Batch) -> Callable
     learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=LEARNING_RATE, fused=True)
     mixture, sources = (torch.from_numpy(np.array(leaf)).movedim(-1, -2).contiguous() for leaf in batch)
-    context = spec.chunking.context
-    targets = sources[..., context : context + spec.chunking.estimate_length]
+    estimated = spec.output_shape()[0]
+    context = (spec.chunk_length - estimated) // 2
+    targets = sources[..., context : context + estimated]
 
     def call() -> float:
         optimizer.zero_grad(set_to_none=True)

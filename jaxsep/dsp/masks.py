@@ -12,6 +12,7 @@ import pydantic
 from jaxtyping import Array, Float
 
 from jaxsep.config import Config
+from jaxsep.dsp.stft import in_single_precision
 from jaxsep.typing import Magnitude, Masks, SourceMagnitude, SourceSpectrogram, SourceWaveform, Spectrogram, Waveform
 
 Extension = Literal["zeros", "average"]
@@ -43,14 +44,14 @@ def ratio_masks(magnitudes: SourceMagnitude, *, exponent: float = 2.0, eps: floa
     """Each source's share of all sources, as Spleeter's `_build_masks` computes it.
 
     Args:
-        magnitudes: Estimated magnitudes (*batch, source, frame, freq, channel).
+        magnitudes: Estimated magnitudes (*batch, source, frame, freq, channel). Half precision is computed in float32.
         exponent: Power to which magnitudes are raised.
         eps: Added to the sum, an equal part of it to each source.
 
     Returns:
         Masks between 0 and 1 that sum to 1 over sources, equal for all where all magnitudes are zero.
     """
-    powers = _power(magnitudes, exponent)
+    powers = _power(in_single_precision(magnitudes), exponent)
     sources = magnitudes.shape[-4]
     # A reduction over so few sources keeps XLA on CPU from fusing all this into one loop: 15 times slower.
     total = functools.reduce(jnp.add, jnp.split(powers, sources, axis=-4))
@@ -71,14 +72,14 @@ def direct_masks(magnitudes: SourceMagnitude, mixture: Magnitude, *, sharpening:
     """Each source's magnitude over the mixture's: the mixture's phase with the magnitude that was estimated.
 
     Args:
-        magnitudes: Estimated magnitudes (*batch, source, frame, freq, channel).
+        magnitudes: Estimated magnitudes (*batch, source, frame, freq, channel). Half precision is computed in float32.
         mixture: Magnitude of the mixture (*batch, frame, freq, channel).
         sharpening: Power to which the masks are raised.
 
     Returns:
         Masks, zero where the mixture is: there is no phase to take. They sum to what the estimates make of them.
     """
-    mixture = jnp.expand_dims(mixture, -4)
+    magnitudes, mixture = in_single_precision(magnitudes), in_single_precision(jnp.expand_dims(mixture, -4))
     # Both branches stay finite, and with them their derivatives.
     heard = mixture > 0
     return _power(jnp.where(heard, magnitudes / jnp.where(heard, mixture, 1.0), 0.0), sharpening)
@@ -111,7 +112,7 @@ def extend_masks(
 
 def apply_masks(masks: Masks, mixture: Spectrogram) -> SourceSpectrogram:
     """Multiplies masks (*batch, source, frame, freq, channel) with the mixture (*batch, frame, freq, channel)."""
-    mixture = jnp.expand_dims(mixture, -4)
+    masks, mixture = in_single_precision(masks), jnp.expand_dims(mixture, -4)
     # Real times complex: XLA's product of two complex numbers does four multiplications, and does not vectorise.
     return jax.lax.complex(masks * mixture.real, masks * mixture.imag)
 

@@ -1,163 +1,109 @@
-"""Cutting a waveform into overlapping chunks of one length, and adding what became of them back together.
+"""Cutting a waveform into chunks, and adding what became of them back together, on the device.
 
-Pure, jit-able, differentiable, vmappable, for whole waveforms; separation/stream.py does the same in a moving window.
+Pure, jit-able, differentiable, vmappable, for whole waveforms; separation/window.py does the same in a moving window.
+Where chunks lie is in cuts.py.
 """
 
-from functools import cache
-from typing import Literal
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pydantic
 from jaxtyping import Array, Float
 
-from jaxsep.config import Config
+from jaxsep.dsp.cuts import Cut, Cuts
 from jaxsep.typing import Waveform
 
-Chunks = Float[Array, "*batch chunk chunk_time channel"]
-Last = Literal["padded", "shifted"]
 
-
-class Chunking(Config):
-    """How a track is cut into the pieces that are separated one by one. All lengths in samples.
-
-    Chunk number k sees the `chunk_length` samples from `k * chunk_hop - lead` on, zeros where the track has none. What
-    becomes of it, all but `context` samples at each end, is added at the same place.
+class Chunks(NamedTuple):
+    """Neighbouring chunks of one length.
 
     Attributes:
-        chunk_length: What a chunk sees.
-        chunk_hop: From one chunk's start to the next.
-        lead: Zeros in front of the first chunk.
-        window: 'none' where a chunk's output fades in and out by itself, as an inverse STFT does, or stands alone, and
-            is added as it is; 'triangular' where it does not and chunks are cross-faded.
-        context: Samples at each end of a chunk that are seen and not estimated.
-        last: 'padded' where the last chunk sees zeros behind the track; 'shifted' where its estimates end with the
-            track, and replace those of the chunk before. Tracks shorter than a chunk are padded to the length of one.
+        cuts: Where each of them lies.
+        samples: What the network sees of them (*batch, chunk, time, channel).
+        weights: What its estimates are multiplied by (chunk, unit).
     """
 
-    chunk_length: int = pydantic.Field(gt=0)
-    chunk_hop: int = pydantic.Field(gt=0)
-    lead: int = pydantic.Field(default=0, ge=0)
-    window: Literal["none", "triangular"] = "none"
-    context: int = pydantic.Field(default=0, ge=0)
-    last: Last = "padded"
-
-    @pydantic.model_validator(mode="after")
-    def _chunks_cover_the_track(self) -> "Chunking":
-        if self.chunk_hop > self.chunk_length:
-            raise ValueError(f"chunk_hop (= {self.chunk_hop}) must not exceed chunk_length (= {self.chunk_length})")
-        if self.chunk_hop > self.estimate_length:
-            raise ValueError(
-                f"chunk_hop (= {self.chunk_hop}) must not exceed what is estimated of a chunk, chunk_length less twice "
-                f"the context (= {self.estimate_length})"
-            )
-        if self.context > self.lead:
-            raise ValueError(
-                f"lead (= {self.lead}) must not be less than context (= {self.context}), "
-                "or the track's first samples are not estimated"
-            )
-        if self.last == "shifted" and (
-            self.chunk_hop != self.estimate_length or self.lead != self.context or self.window != "none"
-        ):
-            raise ValueError(
-                "a last chunk can be shifted where estimates lie side by side from the track's start on: chunk_hop all "
-                "of what is estimated, lead = context, window = 'none'"
-            )
-        return self
-
-    @property
-    def estimate_length(self) -> int:
-        """Samples that are estimated of a chunk."""
-        return self.chunk_length - 2 * self.context
-
-    @property
-    def estimate_lead(self) -> int:
-        """Estimated samples in front of the track."""
-        return self.lead - self.context
-
-    def count(self, length: int) -> int:
-        """Returns how many chunks a track of `length` samples takes.
-
-        Chunks that fade by themselves go on until their hops have passed the end, so that every sample gets all that
-        adds up to it. Cross-faded chunks end with the first one that reaches the end.
-        """
-        if self.last == "shifted":
-            count = -(-max(length, self.chunk_length) // self.chunk_hop)
-            while count > 1 and self.start(count - 1, length) >= length:
-                count -= 1
-            return count
-        reached_by_first = self.chunk_hop if self.window == "none" else self.estimate_length
-        return 1 + max(-(-(length + self.estimate_lead - reached_by_first) // self.chunk_hop), 0)
-
-    def start(self, index: int, length: int) -> int:
-        """Returns where the estimates of a chunk begin in a track of `length` samples; negative in front of it."""
-        start = index * self.chunk_hop - self.estimate_lead
-        return start if self.last == "padded" else min(start, max(length, self.chunk_length) - self.chunk_hop)
-
-    @property
-    def weights(self) -> np.ndarray:
-        """The weights (time,) of a chunk's estimates, to be divided by their sum at each sample of the track.
-
-        All are positive, so that a sample that one chunk alone sees is restored; they are flat where chunks do not
-        overlap.
-        """
-        return _weights(self)
+    cuts: tuple[Cut, ...]
+    samples: Float[Array, "*batch chunk chunk_time channel"]
+    weights: Float[Array, "chunk unit"]
 
 
-@cache
-def _weights(chunking: Chunking) -> np.ndarray:
-    if chunking.window == "none":
-        return np.ones(chunking.estimate_length)
-    fade = max(chunking.estimate_length - chunking.chunk_hop, 1)
-    rise = np.minimum(np.arange(1, chunking.estimate_length + 1), fade) / fade
-    return np.minimum(rise, rise[::-1])
+def split_into_chunks(audio: Waveform, cuts: Cuts) -> list[Chunks]:
+    """Cuts waveforms (*batch, time, channel) of one sample or more into what the network sees of each chunk."""
+    length = audio.shape[-2]
+    cuts = cuts.of_length(length)
+    audio = _padded(audio, 0, max(cuts.shortest - length, 0), "constant")
+    extended = audio.shape[-2]
+    found = [cuts.cut(index, length) for index in range(cuts.count(length))]
+    border = cuts.edges.length if cuts.edges.reflected else 0
+    before = max(-min(cut.seen_start for cut in found) - border, 0)
+    after = max(max(cut.seen_start + cut.seen_length for cut in found) - extended - border, 0)
+    padded = _padded(_padded(audio, border, border, "reflect"), before, after, "constant")
+    groups = []
+    for seen_length, group in itertools.groupby(found, key=lambda cut: cut.seen_length):
+        own = tuple(group)
+        starts = jnp.asarray([cut.seen_start + border + before for cut in own])
+        cut_out = jax.vmap(
+            lambda start, size=seen_length: jax.lax.dynamic_slice_in_dim(padded, start, size, axis=-2), out_axes=-3
+        )
+        samples = cut_out(starts)
+        if own[-1].fill == "reflect" and own[-1].length < seen_length:
+            rest = _padded(samples[..., -1, : own[-1].length, :], 0, seen_length - own[-1].length, "reflect")
+            samples = samples.at[..., -1, :, :].set(rest)
+        weights = jnp.asarray(np.stack([cut.weights for cut in own]))
+        groups.append(Chunks(own, samples, weights))
+    return groups
 
 
-def split_into_chunks(audio: Waveform, chunking: Chunking) -> Chunks:
-    """Cuts waveforms (*batch, time, channel) into chunks (*batch, chunk, time, channel), zeros beyond the ends."""
-    starts = _starts(chunking, audio.shape[-2])
-    end = max(starts[-1] + chunking.estimate_length + chunking.context - audio.shape[-2], 0)
-    padded = jnp.pad(audio, [(0, 0)] * (audio.ndim - 2) + [(chunking.lead, end), (0, 0)])
-    first = chunking.estimate_lead
-    return jnp.stack(
-        [padded[..., first + start : first + start + chunking.chunk_length, :] for start in starts], axis=-3
-    )
-
-
-def overlap_add(chunks: Chunks, chunking: Chunking, *, length: int) -> Waveform:
-    """Adds estimates (*batch, chunk, time, channel) together where `split_into_chunks` took their chunks.
-
-    Cross-faded chunks are weighted by a partition of unity, at the track's ends too.
+def overlap_add(
+    groups: Sequence[tuple[Chunks, Float[Array, "*batch chunk out_time channel"]]], cuts: Cuts, *, length: int
+) -> Waveform:
+    """Adds weighted estimates of chunks together where `split_into_chunks` took the chunks.
 
     Args:
-        chunks: As many as `chunking.count(length)`, each of `chunking.estimate_length` samples.
-        chunking: How they were cut.
+        groups: The chunks, and what the network gave of them, times their weights.
+        cuts: How they were cut.
         length: Samples of the track.
 
     Returns:
         Waveforms (*batch, time, channel) of `length` samples.
     """
-    estimate_length, lead = chunking.estimate_length, chunking.estimate_lead
-    starts = np.asarray(_starts(chunking, length)) + lead
-    covered = int(starts[-1]) + estimate_length
-    if chunking.window != "none":
-        sums = np.zeros(covered)
-        for start in starts:
-            sums[start : start + estimate_length] += chunking.weights
-        shares = np.stack([chunking.weights / sums[start : start + estimate_length] for start in starts])
-        chunks = chunks * jnp.asarray(shares, chunks.dtype).reshape((1,) * (chunks.ndim - 3) + (*shares.shape, 1))
+    cuts = cuts.of_length(length)
+    found = [cut for chunks, _ in groups for cut in chunks.cuts]
+    # Outside of what is used of a chunk, its weights are zero, so that all of it can be added.
+    first = min(cut.start - cut.offset for cut in found)
+    last = max(cut.start - cut.offset + estimates.shape[-2] for chunks, estimates in groups for cut in chunks.cuts)
+    weights = np.zeros(last - first)
+    for cut in found:
+        weights[cut.start - first : cut.start - first + cut.length] += cuts.share(cut)
+    estimates = groups[0][1]
+    total = jnp.zeros((*estimates.shape[:-3], last - first, estimates.shape[-1]), estimates.dtype)
+    for chunks, estimates in groups:
+        places = jnp.asarray([cut.start - cut.offset - first for cut in chunks.cuts])
+        size = estimates.shape[-2]
 
-    def add(audio: Array, start_and_chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        start, chunk = start_and_chunk
-        if chunking.last == "padded":
-            chunk = chunk + jax.lax.dynamic_slice_in_dim(audio, start, estimate_length, axis=-2)
-        return jax.lax.dynamic_update_slice_in_dim(audio, chunk, start, axis=-2), None
+        def add(total: Array, place_and_estimate: tuple[Array, Array], size: int = size) -> tuple[Array, None]:
+            place, estimate = place_and_estimate
+            there = jax.lax.dynamic_slice_in_dim(total, place, size, axis=-2)
+            return jax.lax.dynamic_update_slice_in_dim(total, there + estimate, place, axis=-2), None
 
-    empty = jnp.zeros((*chunks.shape[:-3], covered, chunks.shape[-1]), chunks.dtype)
-    audio, _ = jax.lax.scan(add, empty, (jnp.asarray(starts), jnp.moveaxis(chunks, -3, 0)))
-    return audio[..., lead : lead + length, :]
+        total, _ = jax.lax.scan(add, total, (places, jnp.moveaxis(estimates, -3, 0)))
+    whole = total[..., -first : length - first, :]
+    if not cuts.divided:
+        return whole
+    factors = jnp.asarray(reciprocal(weights[-first : length - first]), whole.dtype)
+    return whole * factors.reshape((1,) * (whole.ndim - 2) + (-1, 1))
 
 
-def _starts(chunking: Chunking, length: int) -> list[int]:
-    return [chunking.start(index, length) for index in range(chunking.count(length))]
+def reciprocal(weights: Float[np.ndarray, " time"]) -> Float[np.ndarray, " time"]:
+    """Returns one over summed weights; where nothing is estimated, as at the ends of msst's windows, zero."""
+    return np.where(weights > 0, 1 / np.where(weights > 0, weights, 1), 0)
+
+
+def _padded(audio: Waveform, before: int, after: int, mode: str) -> Float[Array, "*batch padded_time channel"]:
+    if not before and not after:
+        return audio
+    return jnp.pad(audio, [(0, 0)] * (audio.ndim - 2) + [(before, after), (0, 0)], mode=mode)

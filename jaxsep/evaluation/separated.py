@@ -8,17 +8,17 @@ from typing import Any
 import jax
 
 from jaxsep.audio import AudioWriter
-from jaxsep.dsp.wiener import NORBERT
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.evaluation.evaluate import System
 from jaxsep.evaluation.tracks import MIXTURE, AudioStream, TrueTrack, summed
+from jaxsep.separation.options import SeparationOptions
 from jaxsep.separation.outputs import OutputConfig
 from jaxsep.separation.separator import Model, Separator, load_model
 from jaxsep.separation.stream import separate_file
 
 
 def model_system(
-    name_or_path: str | Path, *, wiener: bool, stems: Sequence[str] | None, device: jax.Device
+    name_or_path: str | Path, *, options: SeparationOptions, stems: Sequence[str] | None, device: jax.Device
 ) -> tuple[System, tuple[str, ...]]:
     """Returns a model as a system, with its source set.
 
@@ -26,7 +26,7 @@ def model_system(
 
     Args:
         name_or_path: As for `load_model`.
-        wiener: Whether the multichannel Wiener filter estimates, instead of ratio masks.
+        options: How tracks are separated.
         stems: Which of the model's are evaluated; None for all.
         device: Where it runs.
 
@@ -44,7 +44,7 @@ def model_system(
     # Made for the first track that is not there yet: compiling takes seconds.
     @cache
     def separator() -> Any:
-        return Separator(model, stems=source_set, wiener=NORBERT if wiener else None, device=device)
+        return Separator(model, **dict(options), stems=source_set, device=device)
 
     def separate(track: TrueTrack, folder: Path) -> dict[str, AudioStream]:
         mixture = folder / f"{MIXTURE}.wav"
@@ -58,5 +58,5 @@ def model_system(
 
     # A name from outside must not become folders.
     name = spec.name.replace("/", "_").replace("\\", "_").strip(". ") or "model"
-    provenance = {"model": spec.name, "sha256": model.sha256, "wiener": wiener}
-    return System(f"{name}-wiener" if wiener else name, None, separate, provenance), source_set
+    provenance = {"model": spec.name, "sha256": model.sha256, "options": options.changed}
+    return System(f"{name}-wiener" if options.filter == "wiener" else name, None, separate, provenance), source_set

@@ -14,9 +14,9 @@ import pydantic
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxsep.config import Config
 from jaxsep.errors import ConfigError
 from jaxsep.models.convolutions import ConvolutionForm, down, mask_convolution, same, up
+from jaxsep.models.family import NetworkConfig
 from jaxsep.typing import Magnitude, SourceMagnitude
 
 Activation = Literal["relu", "leaky_relu", "elu"]
@@ -26,12 +26,10 @@ InputScale = Literal["plain", "log"]
 _CONVOLUTIONS: dict[str, Callable[..., Array]] = {"down": down, "up": up, "same": same, "mask": mask_convolution}
 
 
-class MaskingConfig(Config):
+class MaskingConfig(NetworkConfig):
     """What the configs of all U-Nets have: networks side by side, each of which masks the mixture's magnitude.
 
     Attributes:
-        n_sources: Networks side by side, one for each source.
-        channels: Of the audio.
         bins: STFT bins from 0 Hz that the network sees; a multiple of `stride`.
         norm_epsilon: What batch norm adds to the variance.
         norm_momentum: Weight of the old running statistics when a batch is added; one minus PyTorch's.
@@ -39,8 +37,6 @@ class MaskingConfig(Config):
             norm at its stored mean and variance, also while training.
     """
 
-    n_sources: int = pydantic.Field(ge=1)
-    channels: int = pydantic.Field(default=2, ge=1)
     bins: int = pydantic.Field(default=1024, ge=1)
     norm_epsilon: float = pydantic.Field(default=1e-5, gt=0)
     norm_momentum: float = pydantic.Field(default=0.9, ge=0, le=1)
@@ -50,6 +46,11 @@ class MaskingConfig(Config):
     def stride(self) -> int:
         """What frames and bins must be multiples of."""
         raise NotImplementedError
+
+    @property
+    def length_step(self) -> int:
+        """Step from one number of frames that the network takes to the next."""
+        return self.stride
 
     @pydantic.model_validator(mode="after")
     def _bins_halve_evenly(self) -> "MaskingConfig":

@@ -9,14 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import pydantic
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxsep.config import Config
 from jaxsep.errors import ConfigError
 from jaxsep.models.convolutions import ConvolutionForm
 from jaxsep.models.convolutions_1d import convolve
+from jaxsep.models.family import NetworkConfig
 from jaxsep.typing import Waveform
 
 Maps = Float[Array, "batch time channel"]
@@ -34,19 +33,19 @@ class Lengths(NamedTuple):
     output: int
 
 
-class WaveConfig(Config):
+class WaveConfig(NetworkConfig):
     """What the configs of all Wave-U-Nets have: sources, channels, and the lengths that fit through the levels.
 
-    Attributes:
-        n_sources: Estimates.
-        channels: Of the audio.
+    See `NetworkConfig`.
     """
 
     # The fewest samples that the innermost level must have for all layers to be defined.
     smallest_bottleneck: ClassVar[int]
 
-    n_sources: int = pydantic.Field(ge=1)
-    channels: int = pydantic.Field(default=2, ge=1)
+    @property
+    def length_step(self) -> int:
+        """Samples from one length that the network takes to the next."""
+        return self._line()[1]
 
     def lengths_around(self, bottleneck: int) -> Lengths:
         """Returns the lengths that belong to so many samples at the innermost level; a line in `bottleneck`."""
@@ -60,6 +59,10 @@ class WaveConfig(Config):
         """
         first, step = self._line()
         return self.lengths_around(self.smallest_bottleneck + max(-(-(output_length - first.output) // step), 0))
+
+    def input_length(self, output_length: int) -> int:
+        """Returns the shortest mixture of which so many samples, or more, are estimated."""
+        return self.lengths(output_length).input
 
     def output_length(self, input_length: int) -> int:
         """Returns how many samples of each source come of so many of the mixture.

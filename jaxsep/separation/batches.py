@@ -1,4 +1,4 @@
-"""One compiled function over a stream of chunks: batches of one shape, one in flight, halved when memory runs out.
+"""Compiled functions over a stream of chunks: batches of one shape, one in flight, halved when memory runs out.
 
 Knows nothing of audio or models: items are trees of host arrays, or stand for them.
 """
@@ -6,6 +6,7 @@ Knows nothing of audio or models: items are trees of host arrays, or stand for t
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,76 @@ LARGEST_BATCH_SIZE = 32
 USABLE_MEMORY = 0.8
 
 
+class Program:
+    """A function that is compiled once for each shape of its arguments, or taken from disk."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        device: jax.Device,
+        programs: ProgramStore | None = None,
+        name: str = "",
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            function: A pure function of trees of arrays.
+            device: Where it runs.
+            programs: Where compiled programs are kept; None keeps none.
+            name: All that the function depends on beside its arguments and jaxsep's source. Functions of the same name
+                are the same.
+        """
+        self.name = name
+        self._function = jax.jit(function)
+        self._device = device
+        self._programs = programs
+        self._compiled: dict[Any, jax.stages.Compiled] = {}
+        self.compile_seconds = 0.0
+
+    def compiled(self, *arguments: Any) -> jax.stages.Compiled:
+        """Returns the program for such arguments, of which shapes and types alone matter."""
+        leaves, structure = jax.tree.flatten(arguments)
+        shapes = tuple((tuple(leaf.shape), np.dtype(leaf.dtype).name) for leaf in leaves)
+        if (structure, shapes) not in self._compiled:
+            started = time.perf_counter()
+            sharding = jax.sharding.SingleDeviceSharding(self._device)
+            abstract = jax.tree.unflatten(
+                structure, [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for leaf in leaves]
+            )
+
+            def compile() -> jax.stages.Compiled:
+                return self._function.lower(*abstract).compile()
+
+            if self._programs is None:
+                program = compile()
+            else:
+                program = self._programs.get(f"{self.name} {structure} {shapes}", compile, device=self._device)
+            self._compiled[structure, shapes] = program
+            self.compile_seconds += time.perf_counter() - started
+        return self._compiled[structure, shapes]
+
+
+class Slot:
+    """The device's place for one batch: whoever starts the next one waits for the one before, whosever it is.
+
+    Two batches at a time would take the device's memory twice.
+    """
+
+    def __init__(self) -> None:
+        self._outputs: Any = None
+
+    def enter(self) -> None:
+        """Waits until the device is free."""
+        with suppress(jax.errors.JaxRuntimeError):  # it is told to the one whose batch it was
+            jax.block_until_ready(self._outputs)
+        self._outputs = None
+
+    def hold(self, outputs: Any) -> None:
+        """Says what is being computed."""
+        self._outputs = outputs
+
+
 class _Started(NamedTuple):
     """A batch on the device: its items, the size that it was filled up to, and its outputs, None if memory ran out."""
 
@@ -34,56 +105,58 @@ class _Started(NamedTuple):
 
 
 class BatchRunner:
-    """Runs `function(constants, batch)` over items, in batches of one compiled shape.
+    """Runs `program(constants, batch)` over items, in batches of one compiled shape.
 
-    The last batch is filled with zeros rather than compiled anew. While the device computes a batch, the caller works
-    on the results of the one before.
+    The last batch is filled with zeros rather than compiled anew. Items of an unusual shape, such as a last chunk at
+    its own length, run one by one. While the device computes a batch, the caller works on the results of the one
+    before.
 
     Attributes:
         batch_size: Items in one call, as it is now; None until the first call has chosen it.
-        compile_seconds: Spent on tracing and compiling, or on reading what was compiled before.
-        wait_seconds: Spent waiting for results.
+        wait_seconds: Time spent waiting for results.
     """
 
     def __init__(
         self,
-        function: Callable[[Any, Any], Any],
+        program: Program,
         *,
         device: jax.Device,
         batch_size: int | None = None,
         arrays: Callable[[Any], Any] = lambda item: item,
-        programs: ProgramStore | None = None,
-        name: str = "",
+        is_usual: Callable[[Any], bool] = lambda item: True,
+        slot: Slot | None = None,
     ) -> None:
         """Prepares to run; compiles nothing yet.
 
         Args:
-            function: Pure; takes a tree of constants and a tree whose leaves have a leading batch axis, gives such a
-                tree.
+            program: Takes a tree of constants and a tree whose leaves have a leading batch axis, gives such a tree.
             device: Where to run.
             batch_size: Items in one call; None chooses 1 on CPU and by the device's memory elsewhere.
             arrays: Gives the tree of host arrays that an item stands for.
-            programs: Where compiled programs are kept; None keeps none.
-            name: Says all that the function depends on beside its arguments and jaxsep's source; for `programs` alone.
+            is_usual: Whether an item has the shape that is batched; others run one by one.
+            slot: The device's place, where others use it too.
         """
         if batch_size is not None and batch_size < 1:
             raise SeparationError(f"The batch size is {batch_size} but must be 1 or more.")
-        self._function = jax.jit(function)
+        self._program = program
         self._device = device
         self._arrays = arrays
-        self._programs = programs
-        self._name = name
-        self._compiled: dict[int, jax.stages.Compiled] = {}
+        self._is_usual = is_usual
+        self._slot = Slot() if slot is None else slot
         self.batch_size = CPU_BATCH_SIZE if batch_size is None and device.platform == "cpu" else batch_size
-        self.compile_seconds = 0.0
         self.wait_seconds = 0.0
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time spent on tracing and compiling, or on reading what was compiled before."""
+        return self._program.compile_seconds
 
     def run(self, constants: Any, items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """Yields each item with its outputs, in order.
 
         Args:
             constants: The function's first argument, on the device.
-            items: Trees of host arrays, or what `arrays` makes such trees of, all of the same shapes.
+            items: Trees of host arrays, or what `arrays` makes such trees of; most of the same shapes.
 
         Raises:
             SeparationError: If the device's memory does not hold one item.
@@ -104,6 +177,12 @@ class BatchRunner:
     def _batches(self, constants: Any, items: Iterable[Any]) -> Iterator[list[Any]]:
         batch: list[Any] = []
         for item in items:
+            if not self._is_usual(item):
+                if batch:
+                    yield batch
+                    batch = []
+                yield [item]
+                continue
             if self.batch_size is None:
                 self.batch_size = self._batch_size_by_memory(constants, self._arrays(item))
             batch.append(item)
@@ -114,13 +193,17 @@ class BatchRunner:
             yield batch
 
     def _start(self, constants: Any, batch: list[Any]) -> "_Started":
-        assert self.batch_size is not None
+        size = self.batch_size if self._is_usual(batch[0]) else 1
+        assert size is not None
+        self._slot.enter()
         try:
-            return _Started(batch, self.batch_size, self._call(constants, batch, self.batch_size))
+            outputs = self._call(constants, batch, size)
+            self._slot.hold(outputs)
+            return _Started(batch, size, outputs)
         except jax.errors.JaxRuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            return _Started(batch, self.batch_size, None)
+            return _Started(batch, size, None)
 
     def _finish(self, constants: Any, started: "_Started") -> list[tuple[Any, Any]]:
         """Waits for a batch and returns its items with their outputs; in halves if the device's memory ran out."""
@@ -153,30 +236,11 @@ class BatchRunner:
     def _call(self, constants: Any, batch: list[Any], size: int) -> Any:
         trees = [self._arrays(item) for item in batch]
         stacked = jax.tree.map(lambda *leaves: _stack(leaves, size), *trees)
-        return self._compile(constants, trees[0], size)(constants, jax.device_put(stacked, self._device))
-
-    def _compile(self, constants: Any, item: Any, size: int) -> Any:
-        if size not in self._compiled:
-            started = time.perf_counter()
-            sharding = jax.sharding.SingleDeviceSharding(self._device)
-            batch = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((size, *np.shape(leaf)), leaf.dtype, sharding=sharding), item
-            )
-
-            def compile() -> jax.stages.Compiled:
-                return self._function.lower(constants, batch).compile()
-
-            if self._programs is None:
-                self._compiled[size] = compile()
-            else:
-                shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((constants, batch))]
-                name = f"{self._name} {jax.tree.structure((constants, batch))} {shapes}"
-                self._compiled[size] = self._programs.get(name, compile, device=self._device)
-            self.compile_seconds += time.perf_counter() - started
-        return self._compiled[size]
+        return self._program.compiled(constants, stacked)(constants, jax.device_put(stacked, self._device))
 
     def _batch_size_by_memory(self, constants: Any, item: Any) -> int:
-        analysis = self._compile(constants, item, 1).memory_analysis()
+        one = jax.tree.map(lambda leaf: _stack((leaf,), 1), item)
+        analysis: Any = self._program.compiled(constants, one).memory_analysis()
         limit = (self._device.memory_stats() or {}).get("bytes_limit", 0)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(constants))
         each = analysis.temp_size_in_bytes + analysis.output_size_in_bytes + analysis.argument_size_in_bytes - held

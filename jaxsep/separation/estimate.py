@@ -1,33 +1,40 @@
-"""From a mixture to estimates of its sources, for any model: the transform, masks and Wiener filter around a network.
+"""From a mixture to estimates of its sources, for any model: encode, apply, decode.
 
 Pure functions of (variables, arrays). `estimate_sources` takes whole tracks and is differentiable; `estimate_chunks` is
-what `Separator` compiles and runs in a moving window; filtered.py holds the Wiener filter's passes over chunks.
+what `Separator` compiles and runs in a moving window; passes.py holds what takes several passes over a track.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float, Inexact
+import numpy as np
+from jaxtyping import Array, Bool, Float, Inexact
 
-from jaxsep.dsp.masks import MaskConfig, apply_masks, direct_masks, extend_masks, ratio_masks
-from jaxsep.dsp.overlap_add import overlap_add, split_into_chunks
-from jaxsep.dsp.stft import STFTConfig, analyse, istft, stft, synthesise
-from jaxsep.dsp.wiener import WienerConfig, wiener_filter
+from jaxsep.dsp.cuts import Cut
+from jaxsep.dsp.wiener import WienerConfig
 from jaxsep.errors import SeparationError
+from jaxsep.models.domain import Domain
+from jaxsep.models.procedure import Normalise
 from jaxsep.models.spec import ModelSpec
 from jaxsep.typing import SourceWaveform, Spectrogram, Variables, Waveform
 
 Chunks = Float[Array, "chunk time channel"]
+Weights = Float[Array, "chunk unit"]
+
+# As in Demucs: tracks are shifted by less than half a second.
+_LARGEST_SHIFT_SECONDS = 0.5
 
 
 class ChunkEstimates(NamedTuple):
     """What one call of the compiled function gives.
 
     Attributes:
-        waveforms: Estimates (chunk, source, time, channel), to be overlap-added; of a network that needs context,
-            shorter than the chunks.
+        waveforms: Weighted estimates (chunk, source, time, channel), to be overlap-added; of a network that needs
+            context, shorter than the chunks.
         finite: Whether each chunk's estimates are all finite.
     """
 
@@ -42,6 +49,7 @@ def estimate_sources(
     model: nn.Module,
     spec: ModelSpec,
     wiener: WienerConfig | None = None,
+    seed: int = 0,
 ) -> SourceWaveform:
     """Separates whole waveforms in one piece.
 
@@ -50,9 +58,11 @@ def estimate_sources(
     Args:
         variables: The model's variables.
         mixture: Waveforms (*batch, time, channel) at the model's sample rate, with the model's channels.
-        model: The network, as `FAMILIES[spec.family].module(spec.config)`.
-        spec: What the weights belong to.
-        wiener: Replaces the ratio masks by the multichannel Wiener filter, for networks on magnitudes.
+        model: The network, as `spec.network()` gives it.
+        spec: Spec of the model.
+        wiener: Multichannel Wiener filter in place of that of the model's procedure, or of its masks; for networks on
+            magnitudes.
+        seed: What time shifts are drawn from, where the procedure has any.
 
     Returns:
         Waveforms (*batch, source, time, channel), sources in the order of `spec.stems`.
@@ -60,21 +70,34 @@ def estimate_sources(
     Raises:
         SeparationError: If the mixture does not have the model's channels, or a network on waveforms is to be filtered.
     """
-    length = mixture.shape[-2]
-    if mixture.shape[-1] != spec.channels:
-        raise SeparationError(f"The mixture has {mixture.shape[-1]} channels but '{spec.name}' takes {spec.channels}.")
-    if spec.stft is None and wiener is None:
-        chunks = split_into_chunks(mixture, spec.chunking)
-        estimates = model.apply(variables, chunks, train=False)
-        return overlap_add(jnp.moveaxis(estimates, -3, -4), spec.chunking, length=length)
-    transform, masks = magnitude_domain(spec)
-    spectrogram = stft(rotated(mixture, spec), transform)
-    magnitudes = estimate_magnitudes(variables, spectrogram, model=model, spec=spec)
-    if wiener is None:
-        sources = masked(magnitudes, spectrogram, masks)
-    else:
-        sources = wiener_filter(all_bins(magnitudes, transform), spectrogram, config=wiener)
-    return rotated(istft(all_bins(sources, transform), transform, length=length), spec)
+    if mixture.ndim < 2 or mixture.shape[-1] != spec.channels:
+        found = f"the shape {tuple(mixture.shape)}" if mixture.ndim < 2 else f"{mixture.shape[-1]} channels"
+        raise SeparationError(f"The mixture has {found} but '{spec.name}' takes {spec.channels} channels.")
+    procedure = spec.procedure
+    separate = partial(
+        spec.domain.estimate_track,
+        partial(model.apply, variables, train=False),
+        cutting=procedure.cutting,
+        config=spec.network_config,
+        wiener=procedure.wiener if wiener is None else wiener,
+    )
+    if procedure.shifts:
+        separate = partial(_shifted, separate, delays(procedure.shifts, spec.sample_rate, seed))
+    return separate(mixture) if procedure.normalise is None else _normalised(separate, procedure.normalise, mixture)
+
+
+def delays(shifts: int, sample_rate: int, seed: int, member: int = 0) -> tuple[int, ...]:
+    """Returns by how many samples a track is delayed for each time shift.
+
+    Args:
+        shifts: Number of shifts.
+        sample_rate: Sample rate of the track in Hz.
+        seed: What they are drawn from.
+        member: Number of the model in an ensemble, each of which has shifts of its own.
+    """
+    largest = int(_LARGEST_SHIFT_SECONDS * sample_rate)
+    drawn = np.random.default_rng((seed, member)).integers(0, largest, size=shifts, endpoint=True)
+    return tuple(int(delay) for delay in drawn)
 
 
 def estimate_magnitudes(
@@ -88,9 +111,9 @@ def estimate_magnitudes(
     Args:
         variables: The model's variables.
         spectrogram: Spectrograms (*batch, frame, freq, channel) with all bins of the model's transform, of the channels
-            that it sees (`rotated`).
+            that it sees (`Magnitude.rotated`).
         model: The network.
-        spec: What the weights belong to.
+        spec: Spec of the model.
 
     Returns:
         Magnitudes of the sources in the model's bins, with as many frames as came in.
@@ -98,105 +121,40 @@ def estimate_magnitudes(
     Raises:
         SeparationError: If the bins or channels are not the model's, or (outside of jit) if a value is not finite.
     """
-    transform, _ = magnitude_domain(spec)
-    *batch, frames, bins, channels = spectrogram.shape
-    if (bins, channels) != (transform.bins, spec.channels):
+    domain = spec.domain.magnitudes("an estimate of magnitudes")
+    *_, bins, channels = spectrogram.shape
+    if (bins, channels) != (domain.stft.bins, spec.channels):
         raise SeparationError(
             f"The spectrogram has {bins} bins and {channels} channels "
-            f"but '{spec.name}' takes {transform.bins} and {spec.channels}."
+            f"but '{spec.name}' takes {domain.stft.bins} and {spec.channels}."
         )
     if not isinstance(spectrogram, jax.core.Tracer) and not bool(jnp.isfinite(spectrogram).all()):
         raise SeparationError("The spectrogram holds values that are not finite; separate finite audio.")
-    segment = spec.chunking.chunk_hop // transform.hop_length
-    segments = -(-frames // segment)
-    magnitude = jnp.abs(spectrogram[..., : spec.bins, :])
-    magnitude = jnp.pad(magnitude, [(0, 0)] * len(batch) + [(0, segments * segment - frames), (0, 0), (0, 0)])
-    magnitude = magnitude.reshape(*batch, segments, segment, *magnitude.shape[-2:])
-    sources = jnp.moveaxis(model.apply(variables, magnitude, train=False), -4, -5)
-    return sources.reshape(*sources.shape[:-4], segments * segment, *sources.shape[-2:])[..., :frames, :, :]
+    apply = partial(model.apply, variables, train=False)
+    return domain.estimate_magnitudes(apply, spectrogram, spec.procedure.cutting, spec.network_config)
 
 
 def estimate_chunks(
-    variables: Variables, chunks: Chunks, *, model: nn.Module, spec: ModelSpec, sources: tuple[int, ...]
+    variables: Variables,
+    chunks: tuple[Chunks, Weights],
+    *,
+    model: nn.Module,
+    domain: Domain,
+    sources: tuple[int, ...],
 ) -> ChunkEstimates:
-    """Separates chunks of `spec.chunking.chunk_length` samples, each by itself.
+    """Separates chunks, each by itself.
 
     Args:
         variables: The model's variables.
-        chunks: Chunks (chunk, time, channel).
+        chunks: What the network sees of each chunk (chunk, time, channel), and the weights of its estimates.
         model: The network.
-        spec: What the weights belong to.
-        sources: Which sources to return. A network on magnitudes runs for all, since each mask needs all magnitudes;
-            their masks and inverse transforms are computed for these alone.
+        domain: What it maps.
+        sources: Numbers of the sources to return. A network runs for all; what comes after it is computed for these
+            alone.
     """
-    if spec.stft is None:
-        waveforms = select(model.apply(variables, chunks, train=False), sources)
-        return ChunkEstimates(waveforms, all_finite(waveforms))
-    transform, masks = magnitude_domain(spec)
-    spectrogram = analyse(rotated(chunks, spec), transform)
-    magnitudes = model.apply(variables, jnp.abs(spectrogram[..., : spec.bins, :]), train=False)
-    waveforms = synthesise(all_bins(masked(magnitudes, spectrogram, masks, sources), transform), transform)
-    waveforms = rotated(waveforms, spec)
+    inputs, context = domain.encode(*chunks)
+    waveforms = domain.decode(model.apply(variables, inputs, train=False), context, sources)
     return ChunkEstimates(waveforms, all_finite(waveforms))
-
-
-def magnitude_domain(spec: ModelSpec) -> tuple[STFTConfig, MaskConfig]:
-    """Returns the transform and masks around a network on magnitudes.
-
-    Raises:
-        SeparationError: If the model works on waveforms.
-    """
-    if spec.stft is None or spec.masks is None:
-        raise SeparationError(f"'{spec.name}' works on waveforms: it has no magnitudes, masks or Wiener filter.")
-    return spec.stft, spec.masks
-
-
-def rotated(audio: Float[Array, "*batch time channel"], spec: ModelSpec) -> Float[Array, "*batch time channel"]:
-    """Returns the channels that a model's network sees; of those that it gives, the channels that are heard.
-
-    To the middle and the sides of a stereo signal it is the same rotation, its own inverse, that leads there and back.
-    """
-    if spec.stereo == "left_right":
-        return audio
-    left, right = audio[..., 0], audio[..., 1]
-    return jnp.stack([left + right, left - right], axis=-1) * 0.5**0.5
-
-
-def masked(
-    magnitudes: Float[Array, "*batch source frame model_freq channel"],
-    spectrogram: Spectrogram,
-    masks: MaskConfig,
-    sources: tuple[int, ...] | None = None,
-) -> Complex[Array, "*batch chosen frame masked_freq channel"]:
-    """Applies the masks that magnitudes make to the mixture and returns the selected sources.
-
-    Where masks are zero above the model's bandwidth, only the bins below it are returned.
-    """
-    if masks.kind == "direct":
-        mixture = jnp.abs(spectrogram[..., : magnitudes.shape[-2], :])
-        factors = direct_masks(magnitudes, mixture, sharpening=masks.sharpening)
-    else:
-        factors = ratio_masks(magnitudes, exponent=masks.exponent, eps=masks.eps)
-    if sources is not None:
-        factors = select(factors, sources)
-    if masks.extension != "zeros":
-        factors = extend_masks(factors, bins=spectrogram.shape[-2], extension=masks.extension)
-    return apply_masks(factors, spectrogram[..., : factors.shape[-2], :])
-
-
-def all_bins(
-    sources: Inexact[Array, "*batch source frame freq channel"], transform: STFTConfig
-) -> Inexact[Array, "*batch source frame all_freq channel"]:
-    """Fills the bins above a model's bandwidth with zeros."""
-    missing = transform.bins - sources.shape[-2]
-    return jnp.pad(sources, [(0, 0)] * (sources.ndim - 2) + [(0, missing), (0, 0)])
-
-
-def select(
-    estimates: Inexact[Array, "chunk source ..."], sources: tuple[int, ...]
-) -> Inexact[Array, "chunk chosen ..."]:
-    """Returns those sources; nothing is computed where they are all."""
-    return estimates if sources == tuple(range(estimates.shape[1])) else estimates[:, list(sources)]
 
 
 def all_finite(estimates: Inexact[Array, "chunk ..."]) -> Bool[Array, " chunk"]:
@@ -204,16 +162,36 @@ def all_finite(estimates: Inexact[Array, "chunk ..."]) -> Bool[Array, " chunk"]:
     return jnp.isfinite(estimates).all(axis=tuple(range(1, estimates.ndim)))
 
 
-def describe_not_finite(index: int, spec: ModelSpec) -> str:
+def describe_not_finite(cut: Cut, spec: ModelSpec) -> str:
     """Returns the message for a chunk that came out with NaN or infinite samples.
 
     Args:
-        index: Of the chunk.
-        spec: Of the model.
+        cut: Where the chunk lies.
+        spec: Spec of the model.
     """
-    start = index * spec.chunking.chunk_hop - spec.chunking.lead
-    end = start + spec.chunking.chunk_length
+    start, end = max(cut.seen_start, 0), cut.seen_start + cut.seen_length
     return (
-        f"'{spec.name}' gave samples that are not finite between {max(start, 0) / spec.sample_rate:.1f} s and "
+        f"'{spec.name}' gave samples that are not finite between {start / spec.sample_rate:.1f} s and "
         f"{end / spec.sample_rate:.1f} s; no stem of this track can be trusted."
     )
+
+
+def _shifted(separate: Callable[[Any], Any], shifts: tuple[int, ...], mixture: Waveform) -> SourceWaveform:
+    """Averages over time shifts: silence in front, of which the estimates are dropped again."""
+    total: Any = 0.0
+    for delay in shifts:
+        padded = jnp.pad(mixture, [(0, 0)] * (mixture.ndim - 2) + [(delay, 0), (0, 0)])
+        total = total + separate(padded)[..., delay:, :]
+    return total / len(shifts)
+
+
+def _normalised(separate: Callable[[Any], Any], normalise: Normalise, mixture: Waveform) -> SourceWaveform:
+    """Separates a track at the level that the network hears it at, and gives estimates the track's own again."""
+    mono = mixture.mean(axis=-1)
+    mean = mono.mean(axis=-1)[..., None, None]
+    squares = jnp.square(mono[..., None] - mean).sum(axis=(-2, -1))
+    deviation = jnp.sqrt(squares / max(mixture.shape[-2] - normalise.ddof, 1))[..., None, None]
+    divisor = deviation + normalise.eps
+    divisor = jnp.where(divisor > normalise.floor, divisor, 1.0)
+    estimates = separate((mixture - mean) / divisor)
+    return estimates * jnp.expand_dims(divisor, -3) + jnp.expand_dims(mean, -3)

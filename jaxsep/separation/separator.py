@@ -1,18 +1,17 @@
 """Separator: a model, its weights and its compiled functions; arrays in, arrays out, or blocks in, blocks out.
 
-Files are in stream.py, what is computed in estimate.py and filtered.py.
+Files are in stream.py, what is computed in estimate.py and passes.py.
 """
 
 import copy
-import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import flax.linen as nn
 import jax
@@ -20,25 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsep.audio import resample
-from jaxsep.dsp.wiener import WienerConfig
+from jaxsep.dsp.cuts import WholeTrack
 from jaxsep.errors import AudioError, ConfigError, JaxsepError, SeparationAborted, SeparationError, nearest
-from jaxsep.models import FAMILIES
+from jaxsep.models import find_family
+from jaxsep.models.family import in_precision
 from jaxsep.models.spec import ModelSpec
-from jaxsep.separation.batches import BatchRunner
-from jaxsep.separation.estimate import describe_not_finite, estimate_chunks
-from jaxsep.separation.filtered import FilteredChunks
+from jaxsep.separation.batches import BatchRunner, Program, Slot
+from jaxsep.separation.estimate import delays, describe_not_finite, estimate_chunks
+from jaxsep.separation.lockstep import lockstep
 from jaxsep.separation.mixtures import Group, Mixture, MixtureWindow, ProgressCallback, Streamed
-from jaxsep.separation.programs import ProgramStore
+from jaxsep.separation.options import SeparationOptions, SeparatorOptions
+from jaxsep.separation.passes import READ_AHEAD, MagnitudePasses
 from jaxsep.separation.threads import ahead
-from jaxsep.separation.window import Chunk
 from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
 from jaxsep.weights.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
-
-
-# Chunks that are read ahead of the device: one to be ready, and one in the making.
-_READ_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -81,8 +77,7 @@ def load_model(name_or_path: str | Path) -> Model:
         CheckpointError: If there is no such model, or its file is damaged or does not match its description.
     """
     checkpoint = load_pretrained(name_or_path)
-    module = FAMILIES[checkpoint.spec.family].module(checkpoint.spec.config)
-    return Model(module, checkpoint.variables, checkpoint.spec, checkpoint.sha256)
+    return Model(checkpoint.spec.network(), checkpoint.variables, checkpoint.spec, checkpoint.sha256)
 
 
 class Separator:
@@ -92,39 +87,26 @@ class Separator:
     chunks, so that memory is a matter of the model and the batch size alone.
 
     Attributes:
-        model: The network with its weights.
-        stems: The stems that are returned, in this order.
-        device: Where it runs.
+        model: The network with its weights, and with the procedure that the options ask for.
+        stems: Names of the stems that are returned, in this order.
+        options: How tracks are separated.
+        device: Device that it runs on.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        stems: Sequence[str] | None = None,
-        wiener: WienerConfig | None = None,
-        device: jax.Device | None = None,
-        batch_size: int | None = None,
-        compute_dtype: Any = None,
-        programs: ProgramStore | None = None,
-    ) -> None:
+    def __init__(self, model: Model, **options: Unpack[SeparatorOptions]) -> None:
         """Places the weights on the device.
 
         Args:
             model: From `load_model`.
-            stems: Which stems to return; None for all.
-            wiener: Estimate by the multichannel Wiener filter instead of ratio masks; networks on magnitudes only.
-            device: Where to run; None for JAX's default.
-            batch_size: Chunks in one call; None for what is best on the device.
-            compute_dtype: What the network computes in; None for float32. In a lower one, a chunk that does not come
-                out finite is computed again in float32.
-            programs: Where compiled programs are kept for other processes; None keeps none. For networks of jaxsep's
-                families alone, since a program is made anew where jaxsep's source has changed and no other's.
+            **options: See `SeparatorOptions`.
 
         Raises:
-            ConfigError: If a stem is not one of the model's.
+            ConfigError: If a stem is not one of the model's, or the model cannot be run as the options say.
+            SeparationError: If a network on waveforms is to be filtered.
         """
-        spec = model.spec
+        stems, device, batch_size = options.get("stems"), options.get("device"), options.get("batch_size")
+        self.options = SeparationOptions.of(options)
+        spec = self.options.applied_to(model.spec)
         for stem in stems or ():
             if stem not in spec.stems:
                 raise ConfigError(f"'{spec.name}' has no stem '{stem}'.{nearest(stem, spec.stems)}")
@@ -132,34 +114,40 @@ class Separator:
             raise ConfigError(f"The stems asked for must be one or more different names, not {tuple(stems)}.")
         self.device = jax.devices()[0] if device is None else device
         # The weights are kept where they are used, and not on the host as well.
-        self.model = replace(model, variables=jax.device_put(model.variables, self.device))
+        self.model = replace(model, variables=jax.device_put(model.variables, self.device), spec=spec)
         self.stems = spec.stems if stems is None else tuple(stems)
         self._sources = tuple(spec.stems.index(stem) for stem in self.stems)
-        self._lowered = compute_dtype is not None and jnp.dtype(compute_dtype).itemsize < 4
-        network = model.module.clone(dtype=compute_dtype) if compute_dtype is not None else model.module
-        runner = partial(BatchRunner, device=self.device, arrays=_chunk_of, programs=programs)
-        self._runner = runner(self._program(network), batch_size=batch_size, name=self._describe(network))
-        self._float32_runner = runner(self._program(model.module), batch_size=1, name=self._describe(model.module))
-        self._filter = None
-        if wiener is not None:
-            self._filter = FilteredChunks(
+        self._slot = options.get("slot") or Slot()
+        self._member = options.get("member", 0)
+        is_builtin = find_family(spec.family).is_builtin
+        self._store = options.get("programs") if is_builtin else None
+        self._shared = options.get("shared_programs", {})
+        self._lowered = self.options.precision != "float32"
+        network = in_precision(model.module, jnp.dtype(self.options.precision)) if self._lowered else model.module
+        runner = partial(BatchRunner, device=self.device, arrays=_arrays_of, is_usual=self._is_usual, slot=self._slot)
+        self._runner = runner(self._chunk_program(network), batch_size=batch_size)
+        self._float32_runner = runner(self._chunk_program(model.module), batch_size=1)
+        self._passes = None
+        if spec.procedure.wiener is not None or isinstance(spec.procedure.cutting, WholeTrack):
+            self._passes = MagnitudePasses(
                 network,
                 spec,
-                wiener,
+                spec.procedure.wiener,
                 self._sources,
                 float32_network=model.module if self._lowered else None,
-                device=self.device,
                 batch_size=batch_size,
-                programs=programs,
+                device=self.device,
+                slot=self._slot,
+                program=self._program,
             )
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "Separator":
+    def from_pretrained(cls, name_or_path: str | Path, **options: Unpack[SeparatorOptions]) -> "Separator":
         """Loads a model and makes a Separator of it.
 
         Args:
             name_or_path: As for `load_model`.
-            **options: As for the constructor.
+            **options: See `SeparatorOptions`.
         """
         return cls(load_model(name_or_path), **options)
 
@@ -175,23 +163,25 @@ class Separator:
 
     @property
     def passes(self) -> int:
-        """How often `stream` reads the mixture: the Wiener filter needs statistics of the whole track first."""
-        return 1 if self._filter is None else self._filter.passes
+        """How often `stream` goes over the mixture's chunks; a filter may need statistics of the whole track first."""
+        return 1 if self._passes is None else self._passes.passes
 
     @property
     def compile_seconds(self) -> float:
-        """Spent so far on tracing and compiling, or on reading what was compiled before."""
-        return sum(runner.compile_seconds for runner in self._runners())
+        """Time spent so far on tracing and compiling, or on reading what was compiled before."""
+        own = self._runner.compile_seconds + self._float32_runner.compile_seconds
+        return own + (self._passes.compile_seconds if self._passes else 0.0)
 
     @property
     def wait_seconds(self) -> float:
-        """Spent so far waiting for the device."""
-        return sum(runner.wait_seconds for runner in self._runners())
+        """Time spent so far waiting for the device."""
+        runners = [self._runner, self._float32_runner, *(self._passes.runners if self._passes else [])]
+        return sum(runner.wait_seconds for runner in runners)
 
     @property
     def batch_size(self) -> int | None:
         """Chunks in one call, as it is now; None before the first call has chosen it."""
-        return (self._filter.runners[-1] if self._filter else self._runner).batch_size
+        return (self._passes.last if self._passes else self._runner).batch_size
 
     def separate(
         self, mixture: HostWaveform, sample_rate: int, *, progress: ProgressCallback | None = None
@@ -199,36 +189,19 @@ class Separator:
         """Separates a waveform.
 
         Args:
-            mixture: Samples (time, channel), full scale at 1. Where channels are not as many as the model's, they are
-                separated in groups; see `jaxsep.separation.window.ChannelGroups`.
-            sample_rate: Of the mixture, in Hz.
+            mixture: Samples (time, channel), full scale at 1; anything that `np.asarray` takes. Where channels are not
+                as many as the model's, they are separated in groups; see `jaxsep.separation.window.ChannelGroups`.
+            sample_rate: Sample rate of the mixture in Hz.
             progress: Called after every chunk.
 
         Returns:
             Stems with the mixture's sample rate, channels and number of samples.
 
         Raises:
-            AudioError: If the mixture is empty or not finite.
+            AudioError: If the mixture is empty, not finite, or has its channels first.
             SeparationAborted: If `progress` returned False.
         """
-        spec = self.model.spec
-        if mixture.ndim != 2 or not np.issubdtype(mixture.dtype, np.floating):
-            raise AudioError(
-                f"The mixture must be floating point (time, channel) with full scale at 1, "
-                f"not {mixture.dtype} of shape {mixture.shape}."
-            )
-        if mixture.size == 0 or not np.isfinite(mixture).all():
-            raise AudioError("The mixture must hold one sample or more, all finite.")
-        length = len(mixture)
-        at_model_rate = resample(mixture.astype(np.float32, copy=False), sample_rate, spec.sample_rate)
-        blocks = list(self.stream(lambda: iter([at_model_rate]), length=len(at_model_rate), progress=progress))
-        estimates = np.concatenate(blocks, axis=1)
-        stems = {}
-        for stem, estimate in zip(self.stems, estimates, strict=True):
-            back = resample(estimate, spec.sample_rate, sample_rate)[:length]
-            # A round trip between two rates can lose a sample.
-            stems[stem] = np.pad(back, [(0, length - len(back)), (0, 0)])
-        return Separation(stems, sample_rate)
+        return separate_waveform(self, mixture, sample_rate, progress)
 
     def stream(
         self,
@@ -242,10 +215,10 @@ class Separator:
 
         Args:
             mixture: Opens the mixture at its beginning: blocks (time, channel) of any length, at the model's sample
-                rate. Called `passes` times, and read in a thread.
-            length: Samples of the mixture, where known, for the progress.
+                rate. Called once for every pass, and read in threads.
+            length: Number of samples of the mixture, where known, for the progress.
             progress: Called after every chunk.
-            spool_directory: Where the Wiener filter keeps its temporary file; None for the system's place.
+            spool_directory: Directory of temporary files that wait for a further pass; None for the system's place.
 
         Yields:
             Blocks (source, time, channel) in the order of `stems`, altogether as long as the mixture.
@@ -254,18 +227,13 @@ class Separator:
             SeparationError: If a chunk does not come out finite.
             SeparationAborted: If `progress` returned False.
         """
-        mixtures = [Mixture(mixture, length, progress, spool_directory)]
-        for streamed in self.stream_many(mixtures):
-            if streamed.error is not None:
-                raise streamed.error
-            if streamed.estimates is not None:
-                yield streamed.estimates
+        yield from blocks_of(self.stream_many([Mixture(mixture, length, progress, spool_directory)]))
 
     def stream_many(self, mixtures: Iterable[Mixture]) -> Generator[Streamed, None, None]:
         """Separates mixtures one after another, so that the device never waits for the next one to be opened.
 
-        Chunks of several mixtures share a batch. Under the Wiener filter they do not: its passes are those of one
-        mixture. An error of jaxsep's ends the mixture that it belongs to and no other.
+        Chunks of several mixtures share a batch, but where one mixture takes several passes or time shifts. An error
+        of jaxsep's ends the mixture that it belongs to and no other.
 
         Args:
             mixtures: Asked for the next one when all of the one before has been read; asked and read in a thread.
@@ -276,37 +244,51 @@ class Separator:
         Raises:
             SeparationAborted: If a progress callback returned False.
         """
-        if self._filter is None:
-            yield from self._masked(mixtures)
+        shifts = self.model.spec.procedure.shifts
+        if not shifts:
+            yield from self._streamed(mixtures)
+            return
+        drawn = delays(shifts, self.model.spec.sample_rate, self.options.seed, self._member)
+        weights = np.ones((shifts, len(self.stems)))
+        for mixture in mixtures:
+            lanes = [partial(self._streamed, delay=delay) for delay in drawn]
+            yield from lockstep(mixture, lanes, weights)
+
+    def _streamed(self, mixtures: Iterable[Mixture], delay: int = 0) -> Generator[Streamed, None, None]:
+        if self._passes is None:
+            yield from self._chunked(mixtures, delay)
             return
         for mixture in mixtures:
-            window = MixtureWindow(mixture, self.model.spec, len(self.stems), self.passes)
+            window = MixtureWindow(mixture, self.model.spec, passes=self._passes.passes, delay=delay)
             try:
-                for block in self._filtered(window, self._filter):
-                    yield Streamed(mixture, block)
+                for cut, groups in self._passes.run(self.model.variables, window):
+                    for waveforms in groups:
+                        for block in window.add(cut, waveforms):
+                            yield Streamed(mixture, block)
             except SeparationAborted:
                 raise
             except (JaxsepError, OSError) as error:  # OSError: the disk is full of what waits for the next pass
                 window.error = error
             yield from window.end()
 
-    def _masked(self, mixtures: Iterable[Mixture]) -> Iterator[Streamed]:
+    def _chunked(self, mixtures: Iterable[Mixture], delay: int) -> Iterator[Streamed]:
         spec = self.model.spec
         begun: deque[MixtureWindow] = deque()
 
         def groups() -> Iterator[Group]:
             for mixture in mixtures:
-                window = MixtureWindow(mixture, spec, len(self.stems), self.passes)
+                window = MixtureWindow(mixture, spec, delay=delay)
                 begun.append(window)
                 try:
-                    for chunk in window.chunks():
-                        yield from (Group(window, group) for group in window.groups.split(chunk))
+                    for _, chunk in window.chunks():
+                        for samples in window.groups.split(chunk.samples):
+                            yield Group(window, chunk.cut, samples)
                         if window.error is not None:
                             break
                 except (JaxsepError, OSError) as error:
                     window.error = error
 
-        with closing(ahead(groups(), _READ_AHEAD)) as read:
+        with closing(ahead(groups(), READ_AHEAD)) as read:
             for group, (waveforms, finite) in self._runner.run(self.model.variables, read):
                 while begun[0] is not group.window:
                     yield from begun.popleft().end()
@@ -315,44 +297,81 @@ class Separator:
                     logger.warning("a chunk is not finite in the lower precision: computing it in float32")
                     ((_, (waveforms, finite)),) = self._float32_runner.run(self.model.variables, [group])
                 if window.error is None and not finite:
-                    window.error = SeparationError(describe_not_finite(window.added, spec))
+                    window.error = SeparationError(describe_not_finite(group.cut, spec))
                 if window.error is None:
-                    for block in window.add(waveforms):
+                    for block in window.add(group.cut, waveforms):
                         yield Streamed(window.mixture, block)
         while begun:
             yield from begun.popleft().end()
 
-    def _filtered(self, window: MixtureWindow, passes: FilteredChunks) -> Iterator[HostSourceWaveform]:
-        with ExitStack() as stack:
+    def _is_usual(self, group: Group) -> bool:
+        return len(group.samples) == self.model.spec.chunk_length
 
-            def reopen() -> Iterator[tuple[Chunk, ...]]:
-                split = (window.groups.split(chunk) for chunk in window.chunks())
-                return stack.enter_context(closing(ahead(split, _READ_AHEAD)))
+    def _chunk_program(self, network: nn.Module) -> Program:
+        domain = self.model.spec.domain
+        function = partial(estimate_chunks, model=network, domain=domain, sources=self._sources)
+        return self._program(function, f"chunks {network!r} {domain!r} {self._sources}")
 
-            # How many groups there are is known when the first chunk is.
-            opened = reopen()
-            begun = [itertools.chain(list(itertools.islice(opened, 1)), opened)]
-            if not window.length:
-                return
-            for groups in passes.run(
-                self.model.variables,
-                lambda: begun.pop() if begun else reopen(),
-                window.groups.count,
-                window.report,
-                window.mixture.spool_directory,
-            ):
-                for waveforms in groups:
-                    yield from window.add(waveforms)
-
-    def _program(self, network: nn.Module) -> Callable[[Any, Any], Any]:
-        return partial(estimate_chunks, model=network, spec=self.model.spec, sources=self._sources)
-
-    def _describe(self, network: nn.Module) -> str:
-        return f"chunks {network!r} {self.model.spec!r} {self._sources}"
-
-    def _runners(self) -> list[BatchRunner]:
-        return [self._runner, self._float32_runner, *(self._filter.runners if self._filter else ())]
+    def _program(self, function: Callable[..., Any], name: str) -> Program:
+        """Returns the program of a function; members of an ensemble that have the same one share it."""
+        if name not in self._shared:
+            self._shared[name] = Program(function, device=self.device, programs=self._store, name=name)
+        return self._shared[name]
 
 
-def _chunk_of(group: Group) -> Chunk:
-    return group.chunk
+def separate_waveform(
+    separator: Any, mixture: HostWaveform, sample_rate: int, progress: ProgressCallback | None
+) -> Separation:
+    """Separates a waveform with anything that streams; see `Separator.separate`."""
+    spec = separator.model.spec
+    array, rate = _checked_mixture(mixture), _checked_rate(sample_rate)
+    length = len(array)
+    at_model_rate = resample(array.astype(np.float32, copy=False), rate, spec.sample_rate)
+    blocks = list(separator.stream(lambda: iter([at_model_rate]), length=len(at_model_rate), progress=progress))
+    estimates = np.concatenate(blocks, axis=1)
+    stems = {}
+    for stem, estimate in zip(separator.stems, estimates, strict=True):
+        back = resample(estimate, spec.sample_rate, rate)[:length]
+        # A round trip between two rates can lose a sample.
+        stems[stem] = np.pad(back, [(0, length - len(back)), (0, 0)])
+    return Separation(stems, rate)
+
+
+def blocks_of(streamed: Iterable[Streamed]) -> Iterator[HostSourceWaveform]:
+    """Yields the blocks of one mixture; raises what it ended with."""
+    for each in streamed:
+        if each.error is not None:
+            raise each.error
+        if each.estimates is not None:
+            yield each.estimates
+
+
+def _checked_mixture(mixture: Any) -> HostWaveform:
+    array = np.asarray(mixture)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+        raise AudioError(
+            f"The mixture must be floating point (time, channel) with full scale at 1, "
+            f"not {array.dtype} of shape {array.shape}."
+        )
+    if array.shape[0] < array.shape[1]:
+        raise AudioError(
+            f"The mixture has {array.shape[0]} samples of {array.shape[1]} channels; audio is (time, channel), so "
+            "transpose it."
+        )
+    if array.size == 0 or not np.isfinite(array).all():
+        raise AudioError("The mixture must hold one sample or more, all finite.")
+    return array
+
+
+def _checked_rate(sample_rate: Any) -> int:
+    try:
+        rate = int(sample_rate)
+        if rate != sample_rate or rate < 1:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise AudioError(f"The sample rate is {sample_rate!r}; give a whole number of Hz, such as 44100.") from None
+    return rate
+
+
+def _arrays_of(group: Group) -> Any:
+    return group.samples, group.cut.weights

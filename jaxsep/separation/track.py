@@ -100,10 +100,13 @@ class Track:
         self._spec = separator.model.spec
         self._seconds = {"decode": 0.0, "encode": 0.0}
         self._stack = ExitStack()
+        # What each reading of the input is decoded by; the first one says what the input is.
         self._reader: AudioReader | None = None
+        self._opening = Lock()
         self._writers: dict[str, AudioWriter] = {}
         self._failure: Exception | None = None
-        self._needs_mixture = config.consistency == "project" or config.residual_name is not None
+        self._heard: _Heard | None = None
+        self._frames_read = 0
         self._from_model: Resampler | None = None
         self._written = 0
         self._gain = 1.0
@@ -144,11 +147,17 @@ class Track:
         """Gives back what is open; files that are not complete are gone. Can be called again."""
         self._stack.close()
 
+    def _read(self) -> AudioReader:
+        config = self._config
+        return self._stack.enter_context(
+            AudioReader(
+                self.job.mixture, offset_seconds=config.offset_seconds, duration_seconds=config.duration_seconds
+            )
+        )
+
     def _open(self) -> AudioReader:
         config, job = self._config, self.job
-        reader = self._stack.enter_context(
-            AudioReader(job.mixture, offset_seconds=config.offset_seconds, duration_seconds=config.duration_seconds)
-        )
+        reader = self._read()
         info, frames = reader.info, reader.frames
         rate = config.sample_rate
         self._output_rate = (
@@ -182,29 +191,27 @@ class Track:
             self._spool = self._stack.enter_context(_Spool(directory, len(job.stems), info.channels))
         if frames is not None:
             self._mixture.length = resampled_length(frames, info.sample_rate, self._spec.sample_rate)
+        if config.consistency == "project" or config.residual_name is not None:
+            self._heard = _Heard(self._read(), self._output_rate)
         return reader
 
     def _blocks(self) -> Iterator[HostWaveform]:
-        if self._reader is None:
-            self._reader = self._open()
-        reader, info = self._reader, self._reader.info
-        self._frames_read = 0
-        self._heard = _Queue(info.channels)
-        to_output = Resampler(info.sample_rate, self._output_rate, info.channels)
+        """Reads the input from its beginning; several readings may go on at the same time."""
+        with self._opening:
+            reader = self._read() if self._reader is not None else self._open()
+            self._reader = self._reader or reader
+        info = reader.info
         to_model = Resampler(info.sample_rate, self._spec.sample_rate, info.channels)
-        blocks = reader.blocks(BLOCK_LENGTH)
+        blocks, frames = reader.blocks(BLOCK_LENGTH), 0
         while self._failure is None:
             with self._measure("decode"):
                 block = next(blocks, None)
                 if block is None:
                     break
-                self._frames_read += len(block)
-                if self._needs_mixture:
-                    self._heard.push(to_output.push(block))
+                frames += len(block)
+                self._frames_read = max(self._frames_read, frames)
                 resampled = to_model.push(block)
             yield resampled
-        if self._needs_mixture:
-            self._heard.push(to_output.finish())
         yield to_model.finish()
 
     def _write_estimates(self, estimates: HostSourceWaveform) -> None:
@@ -275,9 +282,10 @@ class Track:
 
     def _stems(self, estimates: HostSourceWaveform) -> Written:
         """Applies consistency, selects stems and adds the residual."""
-        if not self._needs_mixture:
+        if self._heard is None:
             return self._selected(estimates)
-        mixture = self._heard.pop(estimates.shape[1])
+        with self._measure("decode"):
+            mixture = self._heard.next(estimates.shape[1])
         if self._config.consistency == "project":
             estimates = estimates + (mixture - estimates.sum(axis=0)) / np.float32(len(estimates))
         chosen = self._selected(estimates)
@@ -299,22 +307,28 @@ class Track:
             self._seconds[what] += time.perf_counter() - started
 
 
-class _Queue:
-    """Samples (time, channel) waiting for the estimates that belong to them; filled and emptied by two threads."""
+class _Heard:
+    """The mixture at the rate of the stems, read beside the estimates that belong to it."""
 
-    def __init__(self, channels: int) -> None:
-        self._waiting = [np.zeros((0, channels), np.float32)]
-        self._lock = Lock()
+    def __init__(self, reader: AudioReader, sample_rate: int) -> None:
+        self._blocks = self._resampled(reader, sample_rate)
+        self._waiting = np.zeros((0, reader.info.channels), np.float32)
 
-    def push(self, block: HostWaveform) -> None:
-        with self._lock:
-            self._waiting.append(block)
+    def next(self, length: int) -> HostWaveform:
+        """Returns the next samples (time, channel)."""
+        waiting = [self._waiting]
+        while sum(map(len, waiting)) < length and (block := next(self._blocks, None)) is not None:
+            waiting.append(block)
+        known = np.concatenate(waiting)
+        self._waiting = known[length:]
+        return known[:length]
 
-    def pop(self, length: int) -> HostWaveform:
-        with self._lock:
-            waiting = np.concatenate(self._waiting)
-            self._waiting = [waiting[length:]]
-        return waiting[:length]
+    @staticmethod
+    def _resampled(reader: AudioReader, sample_rate: int) -> Iterator[HostWaveform]:
+        to_output = Resampler(reader.info.sample_rate, sample_rate, reader.info.channels)
+        for block in reader.blocks(BLOCK_LENGTH):
+            yield to_output.push(block)
+        yield to_output.finish()
 
 
 class _Spool:

@@ -4,167 +4,174 @@ The same cutting and adding as dsp/overlap_add.py, which holds whole tracks.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxsep.dsp.overlap_add import Chunking
+from jaxsep.dsp.cuts import Cut, Cuts
+from jaxsep.dsp.overlap_add import reciprocal
 from jaxsep.typing import HostSourceWaveform, HostWaveform
 
-Chunk = Float[np.ndarray, "chunk_time channel"]
+ChunkSamples = Float[np.ndarray, "chunk_time channel"]
 SourceChunk = Float[np.ndarray, "source chunk_time channel"]
+
+
+class Chunk(NamedTuple):
+    """One chunk of a track.
+
+    Attributes:
+        cut: Where it lies.
+        samples: What the network sees of it (time, channel).
+    """
+
+    cut: Cut
+    samples: ChunkSamples
 
 
 class ChunkCutter:
     """Cuts a stream of blocks into chunks.
 
+    A chunk is given away as soon as nothing that may follow can change it.
+
     Attributes:
         length: Samples taken so far.
     """
 
-    def __init__(self, chunking: Chunking, channels: int) -> None:
+    def __init__(self, cuts: Cuts, channels: int) -> None:
         """Starts in front of a track.
 
         Args:
-            chunking: How to cut.
-            channels: Of the blocks.
+            cuts: How to cut.
+            channels: Channels of the blocks.
         """
-        self._chunking = chunking
-        self._window = np.zeros((chunking.chunk_length, channels), np.float32)
-        # Positions are counted from the first chunk's start; the lead is zeros that are already there.
-        self._filled = min(chunking.lead, chunking.chunk_length)
-        self._lead_to_come = chunking.lead - self._filled
-        self._chunks = 0
-        # What the window has left behind, for a last chunk that is shifted back.
-        self._behind = self._window[:0]
+        self._cuts = cuts
+        # What is known of the track and may still be seen, and the position of its first sample.
+        self._samples = np.zeros((0, channels), np.float32)
+        self._held = 0
+        self._position = 0
+        self._next = 0
+        self._is_begun = False
         self.length = 0
 
     def push(self, block: HostWaveform) -> Iterator[Chunk]:
         """Yields the chunks that a further block completes. A chunk is the caller's to keep."""
+        self._append(block)
         self.length += len(block)
-        if self._lead_to_come:
-            block = np.concatenate([np.zeros((self._lead_to_come, block.shape[1]), np.float32), block])
-            self._lead_to_come = 0
-        yield from self._fill(block)
+        if not self._is_begun:
+            if self._cuts.undecided(self.length):
+                return
+            self._begin()
+        while self._cuts.is_certain(self._next, self.length):
+            yield self._chunk(self._cuts.cut(self._next, None))
 
     def finish(self) -> Iterator[Chunk]:
-        """Yields the remaining chunks, filled with zeros, the last one perhaps shifted back."""
-        count = self._chunking.count(self.length) if self.length else self._chunks
-        while self._chunks < count:
-            index = self._chunks
-            back = index * self._chunking.chunk_hop - self._chunking.estimate_lead
-            back -= self._chunking.start(index, self.length)
-            if back:
-                seen = np.concatenate([self._behind[len(self._behind) - back :], self._window[: self._filled]])
-                self._filled = min(len(seen), len(self._window))
-                self._window[: self._filled] = seen[: self._filled]
-            yield from self._fill(np.zeros((len(self._window) - self._filled, self._window.shape[1]), np.float32))
+        """Yields the remaining chunks."""
+        if not self.length:
+            return
+        missing = self._cuts.shortest - self.length
+        if missing > 0:
+            self._append(np.zeros((missing, self._samples.shape[1]), np.float32))
+        if not self._is_begun:
+            self._begin()
+        if self._cuts.edges.reflected:
+            self._append(self._samples[self._held - 1 - self._cuts.edges.length : self._held - 1][::-1].copy())
+        count = self._cuts.count(self.length)
+        while self._next < count:
+            yield self._chunk(self._cuts.cut(self._next, self.length))
 
-    def _fill(self, block: HostWaveform) -> Iterator[Chunk]:
-        hop, chunk_length = self._chunking.chunk_hop, self._chunking.chunk_length
-        taken = 0
-        while taken < len(block) or self._filled == chunk_length:
-            part = block[taken : taken + chunk_length - self._filled]
-            self._window[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            taken += len(part)
-            if self._filled == chunk_length:
-                chunk = self._window.copy()
-                self._window[: chunk_length - hop] = chunk[hop:]
-                if self._chunking.last == "shifted":
-                    self._behind = chunk[:hop]
-                self._filled = chunk_length - hop
-                self._chunks += 1
-                yield chunk
+    def _begin(self) -> None:
+        self._is_begun = True
+        self._cuts = self._cuts.of_length(self.length)
+        edges = self._cuts.edges
+        if edges.reflected:
+            before = self._samples[1 : edges.length + 1][::-1]
+            self._samples = np.concatenate([before, self._samples[: self._held]])
+            self._held = len(self._samples)
+            self._position = -edges.length
+
+    def _append(self, block: HostWaveform) -> None:
+        if self._held + len(block) > len(self._samples):
+            grown = np.empty((2 * self._held + len(block), self._samples.shape[1]), np.float32)
+            grown[: self._held] = self._samples[: self._held]
+            self._samples = grown
+        self._samples[self._held : self._held + len(block)] = block
+        self._held += len(block)
+
+    def _chunk(self, cut: Cut) -> Chunk:
+        start, end = cut.seen_start - self._position, cut.seen_start + cut.seen_length - self._position
+        known = self._samples[max(start, 0) : max(min(end, self._held), 0)]
+        before, after = max(-start, 0), max(end - max(self._held, 0), 0)
+        if cut.fill == "reflect" and after:
+            samples = np.pad(known, [(0, after), (0, 0)], mode="reflect")
+        elif before or after:
+            samples = np.zeros((cut.seen_length, self._samples.shape[1]), np.float32)
+            samples[before : before + len(known)] = known
+        else:
+            samples = known.copy()
+        self._next += 1
+        self._forget()
+        return Chunk(cut, samples)
+
+    def _forget(self) -> None:
+        """Lets go of what no chunk will see."""
+        needed_from = self._cuts.cut(self._next, None).seen_start - self._cuts.lookback
+        if self._cuts.edges.reflected:
+            # The end is reflected too.
+            needed_from = min(needed_from, self.length - self._cuts.edges.length - 1)
+        dropped = min(needed_from - self._position, self._held)
+        # Not for a little: what stays is moved.
+        if dropped > self._held // 2:
+            self._samples[: self._held - dropped] = self._samples[dropped : self._held].copy()
+            self._held -= dropped
+            self._position += dropped
 
 
 class OverlapAdder:
-    """Adds separated chunks and gives back what no later chunk can change."""
+    """Adds weighted estimates of chunks and gives back what no later chunk can change."""
 
-    def __init__(self, chunking: Chunking, sources: int, channels: int) -> None:
+    def __init__(self, cuts: Cuts) -> None:
         """Starts in front of a track.
 
         Args:
-            chunking: How the chunks were cut.
-            sources: Of the chunks.
-            channels: Of the chunks.
+            cuts: How the chunks were cut.
         """
-        self._chunking = chunking
-        overlap = chunking.estimate_length - chunking.chunk_hop
-        self._tail = np.zeros((sources, overlap, channels), np.float32)
-        self._tail_weights = np.zeros(overlap)
-        self._to_drop = chunking.estimate_lead
+        self._cuts = cuts
+        # Estimates that wait for those of the next chunk, at whose start they begin.
+        self._tail: SourceChunk | None = None
+        self._tail_weights = np.zeros(0)
 
-    def add(self, chunk: SourceChunk) -> Iterator[HostSourceWaveform]:
-        """Adds the next chunk and yields the samples that it finishes, those of the lead dropped.
+    def add(self, cut: Cut, estimates: SourceChunk) -> Iterator[HostSourceWaveform]:
+        """Adds the next chunk and yields the samples that it finishes, none of those in front of the track.
 
-        They may be views of the chunk, which must not change until they have been used.
-        """
-        hop, overlap = self._chunking.chunk_hop, self._tail.shape[1]
-        if self._chunking.window == "none" and overlap <= hop:
-            # Most of a chunk overlaps with no other, and is passed on without a copy.
-            head = chunk[:, :overlap] + self._tail
-            self._tail = chunk[:, hop:].copy()
-            yield self._without_lead(head)
-            yield self._without_lead(chunk[:, overlap:hop])
-            return
-        weights = self._chunking.weights
-        total = chunk * weights.astype(np.float32)[:, None]
-        total[:, :overlap] += self._tail
-        finished = total[:, :hop]
-        if self._chunking.window != "none":
-            summed = weights.copy()
-            summed[:overlap] += self._tail_weights
-            finished = finished * (1 / summed[:hop, None]).astype(np.float32)
-            self._tail_weights = summed[hop:]
-        self._tail = total[:, hop:].copy()
-        yield self._without_lead(finished)
-
-    def finish(self, length: int) -> HostSourceWaveform:
-        """Returns what the last chunk holds beyond its hop.
+        They may be views of the estimates, which must not change until they have been used.
 
         Args:
-            length: Samples of the track; what is returned may go beyond.
+            cut: Where the chunk lies.
+            estimates: What the network gave (source, time, channel), times the chunk's weights.
         """
-        if self._chunking.window == "none":
-            return self._without_lead(self._tail)
-        return self._without_lead(self._tail / self._tail_weights[:, None].astype(np.float32))
-
-    def _without_lead(self, finished: SourceChunk) -> HostSourceWaveform:
-        dropped = min(self._to_drop, finished.shape[1])
-        self._to_drop -= dropped
-        return finished[:, dropped:]
-
-
-class SideBySide:
-    """Takes estimates that lie side by side, of which the last ones may be shifted back over those before.
-
-    Which chunk is the last one shows when the track ends, so the last two are held.
-    """
-
-    def __init__(self, chunking: Chunking) -> None:
-        """Starts in front of a track.
-
-        Args:
-            chunking: How the chunks were cut.
-        """
-        self._chunking = chunking
-        self._held: list[SourceChunk] = []
-        self._added = 0
-
-    def add(self, chunk: SourceChunk) -> Iterator[HostSourceWaveform]:
-        """Takes the next chunk's estimates and yields those that no later chunk can replace."""
-        self._held.append(chunk)
-        self._added += 1
-        if len(self._held) > 2:
-            yield self._held.pop(0)
-
-    def finish(self, length: int) -> HostSourceWaveform:
-        """Returns the last estimates, as `OverlapAdder.finish` does."""
-        *before, last = self._held
-        start = self._chunking.start(self._added - 1, length)
-        kept = start - (self._added - 2) * self._chunking.chunk_hop
-        return np.concatenate([*(chunk[:, :kept] for chunk in before), last], axis=1)
+        used = estimates[:, cut.offset : cut.offset + cut.length]
+        tail = used[:, :0] if self._tail is None else self._tail
+        shared = min(tail.shape[1], used.shape[1])
+        done = cut.final - cut.start
+        # Most of a chunk overlaps with no other, and is passed on without a copy.
+        parts = [used[:, :shared] + tail[:, :shared], used[:, shared:], tail[:, shared:]]
+        factors = None
+        if self._cuts.divided:
+            weights = np.zeros(max(tail.shape[1], used.shape[1]))
+            weights[: len(self._tail_weights)] = self._tail_weights
+            weights[: used.shape[1]] += self._cuts.share(cut)
+            factors, self._tail_weights = reciprocal(weights[:done]).astype(np.float32), weights[done:]
+        start, rest = 0, []
+        for part in parts:
+            finished = part[:, : max(done - start, 0)]
+            if finished.shape[1]:
+                if factors is not None:
+                    finished = finished * factors[start : start + finished.shape[1], None]
+                yield finished[:, max(-cut.start - start, 0) :]
+            rest.append(part[:, finished.shape[1] :])
+            start += part.shape[1]
+        self._tail = np.concatenate(rest, axis=1)
 
 
 class ChannelGroups:
@@ -175,28 +182,30 @@ class ChannelGroups:
     a mono model one by one.
 
     Attributes:
-        count: Groups.
+        count: Number of groups.
     """
 
     def __init__(self, channels: int, model_channels: int) -> None:
         """Groups channels.
 
         Args:
-            channels: Of the audio.
-            model_channels: Of the model.
+            channels: Channels of the audio.
+            model_channels: Channels that the model takes.
         """
         self.count = -(-channels // model_channels)
         self._channels, self._model_channels = channels, model_channels
 
-    def split(self, chunk: HostWaveform) -> tuple[Float[np.ndarray, "time model_channel"], ...]:
-        """Returns the groups of a chunk (time, channel)."""
+    def split(self, samples: HostWaveform) -> tuple[Float[np.ndarray, "time model_channel"], ...]:
+        """Returns the groups of samples (time, channel)."""
         size = self._model_channels
         missing = self.count * size - self._channels
         if self.count == 1 and not missing:
-            return (chunk,)
+            return (samples,)
         if missing:
-            chunk = np.concatenate([chunk, np.repeat(chunk[:, -1:], missing, axis=1)], axis=1)
-        return tuple(np.ascontiguousarray(chunk[:, start : start + size]) for start in range(0, chunk.shape[1], size))
+            samples = np.concatenate([samples, np.repeat(samples[:, -1:], missing, axis=1)], axis=1)
+        return tuple(
+            np.ascontiguousarray(samples[:, start : start + size]) for start in range(0, samples.shape[1], size)
+        )
 
     def join(self, groups: Sequence[Float[np.ndarray, "source time model_channel"]]) -> HostSourceWaveform:
         """Returns estimates (source, time, channel) with the audio's channels from those of its groups."""

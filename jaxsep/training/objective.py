@@ -1,6 +1,6 @@
 """The objective: from a batch of mixtures and sources to one number, for networks on magnitudes and on waveforms.
 
-Pure functions. The transform and masks around a network are those of `jaxsep.separation.estimate`; what each loss
+Pure functions. The transform and masks around a network are those of its domain, as in separation; what each loss
 computes is in losses.py.
 """
 
@@ -12,11 +12,8 @@ import pydantic
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxsep.config import Config
-from jaxsep.dsp.stft import analyse, synthesise
-from jaxsep.errors import ConfigError
-from jaxsep.models import FAMILIES
+from jaxsep.errors import ConfigError, SeparationError
 from jaxsep.models.spec import ModelSpec
-from jaxsep.separation.estimate import all_bins, magnitude_domain, masked, rotated
 from jaxsep.training import losses
 from jaxsep.typing import Variables
 
@@ -80,11 +77,14 @@ class LossConfig(Config):
         if self.stem_weights is not None and len(self.stem_weights) != len(spec.stems):
             raise ConfigError(f"There are {len(self.stem_weights)} stem_weights for the stems {', '.join(spec.stems)}.")
         for term in self.terms:
-            if term.kind in _ON_MAGNITUDES and FAMILIES[spec.family].domain == "waveform":
-                raise ConfigError(
-                    f"The loss '{term.kind}' compares magnitudes, and the family '{spec.family}' gives waveforms; "
-                    "use one on waveforms, such as waveform_l1."
-                )
+            if term.kind in _ON_MAGNITUDES:
+                try:
+                    spec.domain.magnitudes(f"the loss '{term.kind}'")
+                except SeparationError:
+                    raise ConfigError(
+                        f"The loss '{term.kind}' compares magnitudes, and the family '{spec.family}' gives waveforms; "
+                        "use one on waveforms, such as waveform_l1."
+                    ) from None
 
 
 class Batch(NamedTuple):
@@ -140,21 +140,14 @@ def objective(
     Returns:
         The objective and what else is known.
     """
-    if spec.stft is None:
-        estimates, updated = _apply(model, params, batch_stats, batch.mixture, key, train=train)
-        return _sum(loss, spec, updated, batch, None, estimates)
-    transform, masks = magnitude_domain(spec)
-    spectrogram = analyse(rotated(batch.mixture, spec), transform)
-    magnitudes, updated = _apply(
-        model, params, batch_stats, jnp.abs(spectrogram[..., : spec.bins, :]), key, train=train
-    )
-    if all(term.kind in _ON_MAGNITUDES for term in loss.terms):
-        return _sum(loss, spec, updated, batch, magnitudes, None)
-    masks = masks.model_copy(update={"sharpening": 1.0})
-    covered = rotated(synthesise(all_bins(masked(magnitudes, spectrogram, masks), transform), transform), spec)
-    # Where not all frames overlap, no inverse transform restores the sample.
-    partial = transform.n_fft - transform.hop_length
-    return _sum(loss, spec, updated, batch, magnitudes, covered[..., partial:-partial, :])
+    domain = spec.domain.for_training()
+    inputs, context = domain.encode(batch.mixture)
+    outputs, updated = _apply(model, params, batch_stats, inputs, key, train=train)
+    waveforms = None
+    if any(term.kind not in _ON_MAGNITUDES for term in loss.terms):
+        waveforms = domain.decode(outputs, context)
+        waveforms = waveforms[..., domain.interior(waveforms.shape[-2]), :]
+    return _sum(loss, spec, updated, batch, outputs, waveforms)
 
 
 def _apply(
@@ -172,15 +165,13 @@ def _sum(
     spec: ModelSpec,
     batch_stats: Variables,
     batch: Batch,
-    magnitudes: Float[Array, "batch source frame freq channel"] | None,
+    outputs: Float[Array, "batch source unit *freq channel"],
     waveforms: Float[Array, "batch source part channel"] | None,
 ) -> tuple[Float[Array, ""], Evaluated]:
     total = jnp.zeros(batch.sources.shape[:2], jnp.float32)
     for term in loss.terms:
         if term.kind in _ON_MAGNITUDES:
-            assert spec.stft is not None and magnitudes is not None
-            targets = jnp.abs(analyse(rotated(batch.sources, spec), spec.stft)[..., : spec.bins, :])
-            value = _ON_MAGNITUDES[term.kind](magnitudes.astype(jnp.float32), targets)
+            value = _ON_MAGNITUDES[term.kind](outputs.astype(jnp.float32), spec.domain.targets(batch.sources))
         else:
             assert waveforms is not None
             estimates = waveforms.astype(jnp.float32)

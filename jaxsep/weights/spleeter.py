@@ -8,7 +8,9 @@ import numpy as np
 from jaxsep.dsp.masks import MaskConfig
 from jaxsep.dsp.stft import STFTConfig
 from jaxsep.errors import CheckpointError
-from jaxsep.models.spec import ModelSpec, whole_frames
+from jaxsep.models.domain import Magnitude, whole_frames
+from jaxsep.models.procedure import Procedure
+from jaxsep.models.spec import ModelSpec
 from jaxsep.models.unet import PRESETS, UNetConfig
 from jaxsep.weights.mapping import Drop, Publication, Rename, Rule
 from jaxsep.weights.torch_layers import batch_norm, convolution, in_order_of_stems, prefixes_of
@@ -43,10 +45,10 @@ def _spec(preset: str, config: UNetConfig) -> ModelSpec:
         stems=_STEMS[config.n_sources],
         sample_rate=SAMPLE_RATE,
         channels=config.channels,
-        bandwidth_hz=config.bins * SAMPLE_RATE / transform.n_fft,
-        stft=transform,
-        masks=MaskConfig(exponent=2.0, eps=1e-10, extension="zeros"),
-        chunking=whole_frames(transform, _FRAMES),
+        domain=Magnitude(
+            stft=transform, masks=MaskConfig(exponent=2.0, eps=1e-10, extension="zeros"), bins=config.bins
+        ),
+        procedure=Procedure(cutting=whole_frames(transform, _FRAMES)),
         licence="not stated",
         provenance="not stated",
     )

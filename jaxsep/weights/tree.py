@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsep.config import Config
-from jaxsep.models import FAMILIES
+from jaxsep.models import find_family
 from jaxsep.models.spec import ModelSpec
 from jaxsep.typing import Variables
 
@@ -44,23 +44,19 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Returns the path and shape of every variable of a model, by tracing its initialisation: nothing is computed."""
-    mixture: tuple[int, ...] = (1, spec.chunking.chunk_length, spec.channels)
-    if spec.stft is not None:
-        frames = (spec.chunking.chunk_length - spec.stft.n_fft) // spec.stft.hop_length + 1
-        mixture = (1, frames, spec.bins, spec.channels)
-    return dict(_expected_shapes(spec.family, spec.config, mixture))
+    return dict(_expected_shapes(spec.family, spec.config, (1, *spec.input_shape())))
 
 
 @cache
-def _expected_shapes(family: str, config: Config, mixture: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    module = FAMILIES[family].module(config)
+def _expected_shapes(family: str, config: Config, inputs: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    module = find_family(family).build(config)
     if hasattr(module, "form"):
         # How convolutions are computed does not change what they hold, and the native form is traced fastest.
         module = module.clone(form="native")
     variables = jax.eval_shape(
-        lambda key, mixture: module.init(key, mixture, train=False),
+        lambda key, inputs: module.init(key, inputs, train=False),
         jax.eval_shape(lambda: jax.random.key(0)),
-        jax.ShapeDtypeStruct(mixture, jnp.float32),
+        jax.ShapeDtypeStruct(inputs, jnp.float32),
     )
     return {path: tuple(leaf.shape) for path, leaf in flatten(variables).items()}
 

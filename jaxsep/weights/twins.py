@@ -13,7 +13,9 @@ from jaxsep.dsp.masks import MaskConfig
 from jaxsep.dsp.stft import STFTConfig
 from jaxsep.errors import CheckpointError
 from jaxsep.models import classic_unet, jansson
-from jaxsep.models.spec import ModelSpec, whole_frames
+from jaxsep.models.domain import Magnitude, whole_frames
+from jaxsep.models.procedure import Procedure
+from jaxsep.models.spec import ModelSpec
 from jaxsep.weights.mapping import Drop, Rename, Rule
 from jaxsep.weights.torch_layers import in_order_of_stems, prefixes_of, spatial_axes_first
 from jaxsep.weights.tree import expected_shapes
@@ -34,11 +36,8 @@ def _jansson(name: str) -> ModelSpec:
         stems=_STEMS[2],
         sample_rate=8192,
         channels=1,
-        # Nothing above this can be in the stems.
-        bandwidth_hz=4096.0,
-        stft=transform,
-        masks=MaskConfig(kind="direct"),
-        chunking=whole_frames(transform, 128),
+        domain=Magnitude(stft=transform, masks=MaskConfig(kind="direct"), bins=jansson.PRESETS[name].bins),
+        procedure=Procedure(cutting=whole_frames(transform, 128)),
         licence="not stated",
         provenance="not stated",
     )
@@ -54,10 +53,8 @@ def _classic_unet(name: str) -> ModelSpec:
         stems=_STEMS[2],
         sample_rate=44100,
         channels=2,
-        bandwidth_hz=22050.0,
-        stft=transform,
-        masks=MaskConfig(kind="direct"),
-        chunking=whole_frames(transform, 512),
+        domain=Magnitude(stft=transform, masks=MaskConfig(kind="direct"), bins=classic_unet.PRESETS[name].bins),
+        procedure=Procedure(cutting=whole_frames(transform, 512)),
         licence="not stated",
         provenance="not stated",
     )

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from jaxsep.config import Config
+from jaxsep.dsp.cuts import Chunking
 from jaxsep.errors import CheckpointError
 from jaxsep.models import wave_unet, wave_unet_resampled
-from jaxsep.models.spec import ModelSpec, whole_outputs
+from jaxsep.models.domain import Waveform, whole_outputs
+from jaxsep.models.procedure import Procedure
+from jaxsep.models.spec import ModelSpec
 from jaxsep.models.wave_layers import WaveConfig
 from jaxsep.models.wave_unet import WaveUNetConfig
 from jaxsep.models.wave_unet_resampled import ResampledWaveUNetConfig
@@ -41,8 +44,8 @@ def _spec(
         stems=stems,
         sample_rate=sample_rate,
         channels=config.channels,
-        bandwidth_hz=sample_rate / 2,
-        chunking=whole_outputs(*config.lengths(asked), last=last),
+        domain=Waveform(),
+        procedure=Procedure(cutting=whole_outputs(*config.lengths(asked), last=last)),
         licence="not stated",
         provenance="not stated",
     )
@@ -260,11 +263,13 @@ def _has(config: Config, values: Mapping[str, Any]) -> bool:
 
 def _with(form: ModelSpec, config: WaveConfig, stems: tuple[str, ...], where: str) -> ModelSpec:
     """Returns a spec of this form for networks of other sizes, which are asked for outputs as long as the form's."""
-    lengths = config.lengths(form.chunking.chunk_hop)
+    cutting = form.procedure.cutting
+    assert isinstance(cutting, Chunking)
+    lengths = config.lengths(cutting.chunk_hop)
     changes = {
         "config": config,
         "stems": stems,
         "channels": config.channels,
-        "chunking": whole_outputs(*lengths, last=form.chunking.last),
+        "procedure": Procedure(cutting=whole_outputs(*lengths, last=cutting.last)),
     }
     return ModelSpec.parse({**form.model_dump(), **changes}, where=f"The form of {where}")

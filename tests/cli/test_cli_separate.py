@@ -85,7 +85,7 @@ def test_mp3_and_ogg_of_mono_at_another_rate_have_the_length_of_the_input(jaxsep
 def test_wiener_writes_what_the_library_filters(jaxsep, library):
     mixture = write_song("song.wav")
     succeeded(jaxsep("separate", "song.wav", "--wiener", "--subtype", "FLOAT", "--report", "report.json"))
-    filtered = Separator(library.model, wiener=NORBERT).separate(mixture, 44100).stems
+    filtered = Separator(library.model, filter="wiener").separate(mixture, 44100).stems
     masked = library.separate(mixture, 44100).stems
     for stem, expected in filtered.items():
         written = read(f"separated/song/{stem}.wav")

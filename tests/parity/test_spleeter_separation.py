@@ -22,7 +22,7 @@ def separators(full_precision_model, bundled_model):
     """One Separator for each precision of the weights and each mode, so that each is compiled once."""
     with jax.default_matmul_precision("highest"):
         yield {
-            (weights, mode): Separator(model, wiener=NORBERT if mode == "wiener" else None)
+            (weights, mode): Separator(model, filter="wiener" if mode == "wiener" else "auto")
             for weights, model in (("float32", full_precision_model), ("float16", bundled_model))
             for mode in ("masks", "wiener")
         }

@@ -4,7 +4,6 @@ import weakref
 
 import numpy as np
 import pytest
-
 from jaxsep.separation.filtered import _split
 
 

@@ -1,0 +1,568 @@
+"""Domain: what a network maps. Waveforms, or magnitudes of a transform, which masks take back to waveforms.
+
+Everything that depends on it is here, so that the rest of jaxsep runs encode, apply and decode and never asks.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+from jaxtyping import Array, Complex, Float, Inexact
+
+from jaxsep.config import Config
+from jaxsep.dsp.cuts import Chunking, Cuts, FrameCuts, Last, SampleCuts, WholeTrack
+from jaxsep.dsp.masks import MaskConfig, apply_masks, direct_masks, extend_masks, ratio_masks
+from jaxsep.dsp.overlap_add import overlap_add, reciprocal, split_into_chunks
+from jaxsep.dsp.stft import STFTConfig, analyse, coverage, istft, stft, synthesise
+from jaxsep.dsp.wiener import WienerConfig, wiener_filter
+from jaxsep.errors import ConfigError, SeparationError
+from jaxsep.models.family import FamilyConfig, SpectralConfig
+from jaxsep.typing import SourceMagnitude, SourceWaveform, Spectrogram
+from jaxsep.typing import Waveform as WaveformArray
+
+# Calls the network on inputs with any batch axes.
+Apply = Callable[[Any], Any]
+# Weight of each unit of a chunk, as in `jaxsep.dsp.cuts.Cut`.
+Weights = Float[Array, "*batch unit"]
+
+
+class Context(NamedTuple):
+    """What decoding needs again of the mixture.
+
+    Attributes:
+        spectrogram: The mixture's spectrogram with all bins; None for networks on waveforms.
+        weights: Weights of the chunk's samples or frames; None for 1.
+    """
+
+    spectrogram: Any
+    weights: Weights | None
+
+
+class Waveform(Config):
+    """A network from the waveform of a mixture to those of its sources.
+
+    Attributes:
+        kind: Says so.
+    """
+
+    kind: Literal["waveform"] = "waveform"
+
+    def encode(self, mixture: WaveformArray, weights: Weights | None = None) -> tuple[WaveformArray, Context]:
+        """Returns what the network sees, and what `decode` needs again.
+
+        Args:
+            mixture: Waveforms (*batch, time, channel): chunks, or training examples.
+            weights: Weights of a chunk's estimates; None for 1.
+        """
+        return mixture, Context(None, weights)
+
+    def decode(
+        self,
+        outputs: Float[Array, "*batch source out_time channel"],
+        context: Context,
+        sources: tuple[int, ...] | None = None,
+    ) -> Float[Array, "*batch chosen out_time channel"]:
+        """Returns weighted waveforms of the chosen sources, or of all.
+
+        Args:
+            outputs: What the network gave.
+            context: From `encode`.
+            sources: Numbers of the sources to return.
+        """
+        chosen = select(outputs, sources, axis=-3)
+        if context.weights is None:
+            return chosen
+        return chosen * context.weights[..., None, :, None]
+
+    def targets(self, sources: SourceWaveform) -> SourceWaveform:
+        """Returns true sources as the network should give them."""
+        return sources
+
+    def for_training(self) -> "Waveform":
+        """Returns the domain as a loss sees it."""
+        return self
+
+    def input_domain(self) -> "Waveform":
+        """Returns the part of the domain that decides what the network sees."""
+        return self
+
+    def interior(self, length: int) -> slice:
+        """Returns which samples of a decoded example of `length` samples are complete."""
+        return slice(0, length)
+
+    def input_shape(self, length: int, channels: int) -> tuple[int, ...]:
+        """Returns the shape of what the network sees of `length` samples."""
+        return (length, channels)
+
+    def output_shape(self, length: int, config: FamilyConfig) -> tuple[int, ...]:
+        """Returns the shape of what it gives of each source."""
+        return (config.output_length(length), config.channels)
+
+    def bandwidth_hz(self, sample_rate: int) -> float:
+        """Returns up to which frequency stems are estimated."""
+        return sample_rate / 2
+
+    def cuts(self, cutting: Chunking | WholeTrack, config: FamilyConfig) -> Cuts:
+        """Returns how tracks are cut.
+
+        Raises:
+            ConfigError: The cutting is not one for networks on waveforms.
+        """
+        if isinstance(cutting, WholeTrack):
+            raise ConfigError("whole tracks in pieces exist for networks on magnitudes alone; cut into chunks")
+        return SampleCuts(cutting, input_length=config.input_length, output_length=config.output_length)
+
+    def recut(self, cutting: Chunking, config: FamilyConfig, *, chunk: int | None, overlap: float | None) -> Chunking:
+        """Returns chunks of another length, or with another overlap.
+
+        Args:
+            cutting: What is published.
+            config: Of the network, which says which lengths it takes.
+            chunk: Samples to be estimated of a chunk, or a few more; None for as many as before.
+            overlap: Shared fraction of neighbouring chunks below 1, or, from 2 on, how many chunks see each sample;
+                None for the share that it had.
+        """
+        estimate_length = cutting.estimate_length
+        chunk_length = cutting.chunk_length
+        if chunk is not None:
+            chunk_length = config.input_length(chunk)
+            given = config.output_length(chunk_length)
+            # Where the estimates of all that is seen are used, more of them are; otherwise so many as were asked for.
+            estimate_length = given if cutting.estimate_length == config.output_length(cutting.chunk_length) else chunk
+        hop = hop_of(estimate_length, overlap, share=cutting.chunk_hop / cutting.estimate_length)
+        return _changed(cutting, chunk_length, estimate_length, hop)
+
+    def estimate_track(
+        self,
+        apply: Apply,
+        mixture: WaveformArray,
+        cutting: Chunking | WholeTrack,
+        config: FamilyConfig,
+        wiener: WienerConfig | None,
+    ) -> SourceWaveform:
+        """Separates a whole track; see `jaxsep.separation.estimate.estimate_sources`."""
+        if wiener is not None:
+            self.magnitudes("the Wiener filter")
+        cuts = self.cuts(cutting, config)
+        groups = []
+        for chunks in split_into_chunks(mixture, cuts):
+            inputs, context = self.encode(chunks.samples, chunks.weights)
+            groups.append((chunks, jnp.moveaxis(self.decode(apply(inputs), context), -3, -4)))
+        return overlap_add(groups, cuts, length=mixture.shape[-2])
+
+    def check(self, config: FamilyConfig, stems: int, cutting: Chunking | WholeTrack) -> None:
+        """Refuses what cannot go together.
+
+        Raises:
+            ConfigError: One sentence.
+        """
+        self.cuts(cutting, config)
+        assert isinstance(cutting, Chunking)
+        given = config.output_length(cutting.chunk_length)
+        if given < cutting.estimate_length:
+            raise ConfigError(
+                f"of a chunk of {cutting.chunk_length} samples the network estimates {given}, "
+                f"and estimate_length is {cutting.estimate_length}"
+            )
+        if cutting.estimate_length == cutting.chunk_length and given != cutting.chunk_length:
+            raise ConfigError(f"of a chunk of {cutting.chunk_length} samples the network estimates {given}")
+
+    def magnitudes(self, what: str) -> "Magnitude":
+        """Refuses what exists for magnitudes alone.
+
+        Args:
+            what: Subject of the message.
+
+        Raises:
+            SeparationError: Always.
+        """
+        raise SeparationError(
+            f"This model works on waveforms: it has no magnitudes or masks, which {what} needs; leave that out."
+        )
+
+
+class Magnitude(Config):
+    """A network from the magnitudes of a mixture to those of its sources, and the masks that these make.
+
+    Attributes:
+        kind: Says so.
+        stft: The transform around the network.
+        masks: How source magnitudes become masks.
+        bins: Number of bins from 0 Hz up that the network sees; above them the stems are what the mask extension makes
+            of them.
+        stereo: What the two channels are that network, masks and filter see: 'left_right', or 'mid_side', the sum and
+            the difference of left and right over the root of two. What lies in the middle then has a channel to itself.
+    """
+
+    kind: Literal["magnitude"] = "magnitude"
+    stft: STFTConfig
+    masks: MaskConfig = MaskConfig()
+    bins: int = pydantic.Field(ge=1)
+    stereo: Literal["left_right", "mid_side"] = "left_right"
+
+    @pydantic.model_validator(mode="after")
+    def _the_transform_has_these_bins_and_restores_tracks(self) -> "Magnitude":
+        if self.bins > self.stft.bins:
+            raise ValueError(f"bins (= {self.bins}) exceed those of the transform (= {self.stft.bins})")
+        if not self.stft.covers_every_length:
+            raise ValueError(
+                f"with hop_length {self.stft.hop_length} and n_fft {self.stft.n_fft} torch's inverse transform does "
+                "not restore the last samples of some tracks; take a shorter hop, or the convention 'spleeter'"
+            )
+        return self
+
+    def encode(
+        self, mixture: WaveformArray, weights: Weights | None = None
+    ) -> tuple[Float[Array, "*batch frame bin channel"], Context]:
+        """Returns the magnitudes that the network sees, and what `decode` needs again.
+
+        Args:
+            mixture: Waveforms (*batch, time, channel) of whole frames: chunks, or training examples.
+            weights: Weights of a chunk's frames; None for 1. Frames of weight 0 are silent.
+        """
+        spectrogram = self.spectrogram(mixture)
+        if weights is not None and self.stft.edges.reflected:
+            # Frames that the whole track's transform does not have may hold some of its reflected end.
+            spectrogram = jnp.where((weights > 0)[..., None, None], spectrogram, 0)
+        return self.seen(spectrogram), Context(spectrogram, weights)
+
+    def decode(
+        self,
+        outputs: Float[Array, "*batch source frame bin channel"],
+        context: Context,
+        sources: tuple[int, ...] | None = None,
+    ) -> Float[Array, "*batch chosen time channel"]:
+        """Returns waveforms of the chosen sources, or of all, of weighted frames; they fade at their ends.
+
+        Args:
+            outputs: What the network gave.
+            context: From `encode`.
+            sources: Numbers of the sources to return. Each mask needs the magnitudes of all.
+        """
+        return self.waveforms(self.masked(outputs, context.spectrogram, sources, context.weights))
+
+    def targets(self, sources: SourceWaveform) -> SourceMagnitude:
+        """Returns the magnitudes of true sources in the network's bins."""
+        return self.seen(self.spectrogram(sources))
+
+    def for_training(self) -> "Magnitude":
+        """Returns the domain as a loss sees it: masks as they are, not sharpened."""
+        return self.model_copy(update={"masks": self.masks.model_copy(update={"sharpening": 1.0})})
+
+    def input_domain(self) -> "Magnitude":
+        """Returns the part of the domain that decides what the network sees: all but the masks."""
+        return self.model_copy(update={"masks": MaskConfig()})
+
+    def interior(self, length: int) -> slice:
+        """Returns which samples of a decoded example of `length` samples are complete, covered by all their frames."""
+        fading = self.stft.n_fft - self.stft.hop_length
+        return slice(fading, length - fading)
+
+    def input_shape(self, length: int, channels: int) -> tuple[int, ...]:
+        """Returns the shape of what the network sees of `length` samples."""
+        return ((length - self.stft.n_fft) // self.stft.hop_length + 1, self.bins, channels)
+
+    def output_shape(self, length: int, config: FamilyConfig) -> tuple[int, ...]:
+        """Returns the shape of what it gives of each source."""
+        return self.input_shape(length, config.channels)
+
+    def bandwidth_hz(self, sample_rate: int) -> float:
+        """Returns up to which frequency stems are estimated."""
+        return self.bins * sample_rate / self.stft.n_fft
+
+    def cuts(self, cutting: Chunking | WholeTrack, config: FamilyConfig) -> FrameCuts:
+        """Returns how tracks are cut; whole tracks are taken in pieces that share no frame."""
+        if isinstance(cutting, WholeTrack):
+            hop = cutting.chunk_length - self.stft.n_fft + self.stft.hop_length
+            cutting = Chunking(chunk_length=cutting.chunk_length, chunk_hop=hop)
+        return FrameCuts(cutting, self.stft)
+
+    def recut(self, cutting: Chunking, config: FamilyConfig, *, chunk: int | None, overlap: float | None) -> Chunking:
+        """Returns chunks of another length, or with another overlap; see `Waveform.recut`. In whole frames."""
+        frames = self.input_shape(cutting.chunk_length, 1)[0]
+        hop_frames = cutting.chunk_hop // self.stft.hop_length
+        share = hop_frames / frames
+        if chunk is not None:
+            frames = config.input_length(max(-(-chunk // self.stft.hop_length), 1))
+        hop_frames = hop_of(frames, overlap, share=share)
+        length = whole_frames(self.stft, frames).chunk_length
+        return _changed(cutting, length, length, hop_frames * self.stft.hop_length, is_overlapped=hop_frames < frames)
+
+    def estimate_track(
+        self,
+        apply: Apply,
+        mixture: WaveformArray,
+        cutting: Chunking | WholeTrack,
+        config: FamilyConfig,
+        wiener: WienerConfig | None,
+    ) -> SourceWaveform:
+        """Separates a whole track; see `jaxsep.separation.estimate.estimate_sources`."""
+        length, shortest = mixture.shape[-2], self.stft.edges.shortest()
+        mixture = jnp.pad(mixture, [(0, 0)] * (mixture.ndim - 2) + [(0, max(shortest - length, 0)), (0, 0)])
+        spectrogram = stft(self.rotated(mixture), self.stft)
+        cuts = self.cuts(cutting, config)
+        overlapping = cuts.frame_hop < cuts.frames
+        if wiener is not None or not overlapping:
+            magnitudes = self.estimate_magnitudes(apply, spectrogram, cutting, config)
+            if wiener is None:
+                sources = self.masked(magnitudes, spectrogram)
+            else:
+                sources = wiener_filter(all_bins(magnitudes, self.stft), spectrogram, config=wiener)
+            waveforms = istft(all_bins(sources, self.stft), self.stft, length=max(length, shortest))
+            return self.rotated(waveforms)[..., :length, :]
+        # Each chunk has masks of its own, and each frame the weighted mean of what its chunks make of it.
+        total, weights = _overlapped(apply, spectrogram, cuts, self.seen, self.masked)
+        waveforms = self.waveforms(total)
+        start = self.stft.edges.length
+        share = reciprocal(coverage(weights, self.stft)[start : start + length])
+        factors = jnp.asarray(share, waveforms.dtype).reshape((1,) * (waveforms.ndim - 2) + (-1, 1))
+        return waveforms[..., start : start + length, :] * factors
+
+    def estimate_magnitudes(
+        self, apply: Apply, spectrogram: Spectrogram, cutting: Chunking | WholeTrack, config: FamilyConfig
+    ) -> Float[Array, "*batch source frame bin channel"]:
+        """Runs the network over a spectrogram of any number of frames.
+
+        Frames are taken in chunks; the last one is filled with zeros, of which nothing reaches the result. Frames that
+        several chunks share have the weighted mean of their magnitudes. A network that hears the whole track sees it
+        in one piece.
+
+        Args:
+            apply: Calls the network.
+            spectrogram: Spectrograms (*batch, frame, freq, channel) with all bins, of the channels that it sees.
+            cutting: How tracks are cut.
+            config: Of the network.
+        """
+        frames = spectrogram.shape[-3]
+        if isinstance(cutting, WholeTrack):
+            missing = config.input_length(frames) - frames
+            padded = jnp.pad(self.seen(spectrogram), [(0, 0)] * (spectrogram.ndim - 3) + [(0, missing), (0, 0), (0, 0)])
+            return apply(padded)[..., :frames, :, :]
+        cuts = self.cuts(cutting, config)
+        if cuts.frame_hop < cuts.frames:
+            total, weights = _overlapped(apply, spectrogram, cuts, self.seen, lambda magnitudes, _: magnitudes)
+            return total * jnp.asarray(1 / weights, total.dtype).reshape((1,) * (total.ndim - 3) + (-1, 1, 1))
+        magnitude = _segments(self.seen(spectrogram), cuts)
+        sources = jnp.moveaxis(apply(magnitude), -4, -5)
+        return sources.reshape(*sources.shape[:-4], -1, *sources.shape[-2:])[..., :frames, :, :]
+
+    def check(self, config: FamilyConfig, stems: int, cutting: Chunking | WholeTrack) -> None:
+        """Refuses what cannot go together.
+
+        Raises:
+            ConfigError: One sentence.
+        """
+        if not isinstance(config, SpectralConfig):
+            raise ConfigError("the config of a network on magnitudes states its 'bins'")
+        if self.masks.kind == "ratio" and stems == 1:
+            raise ConfigError("the ratio mask of a single source is always one; use masks of kind 'direct'")
+        if config.bins != self.bins:
+            raise ConfigError(f"the domain has {self.bins} bins, but the config has {config.bins}")
+        if self.stereo == "mid_side" and config.channels != 2:
+            raise ConfigError("stereo 'mid_side' is for networks on the magnitudes of two channels")
+        frames, rest = divmod(cutting.chunk_length - self.stft.n_fft, self.stft.hop_length)
+        if rest or frames < 0:
+            raise ConfigError("a chunk must hold whole frames: chunk_length is n_fft and a multiple of hop_length")
+        config.output_length(frames + 1)
+        if isinstance(cutting, WholeTrack):
+            return
+        if cutting.estimate_length != cutting.chunk_length or cutting.last != "padded":
+            raise ConfigError(
+                "frames fade by themselves and are not there behind a track: estimate_length = chunk_length, and "
+                "last = 'padded'"
+            )
+        if cutting.chunk_hop % self.stft.hop_length or cutting.chunk_hop > (frames + 1) * self.stft.hop_length:
+            raise ConfigError("chunk_hop must be a multiple of hop_length, and no more than a chunk's frames")
+
+    def magnitudes(self, what: str) -> "Magnitude":
+        """Returns itself: it has the magnitudes that `what` needs."""
+        return self
+
+    def spectrogram(self, audio: Float[Array, "*batch time channel"]) -> Complex[Array, "*batch frame freq channel"]:
+        """Returns the frames that lie in the audio as it is, of the channels that the network sees."""
+        return analyse(self.rotated(audio), self.stft)
+
+    def seen(
+        self, spectrogram: Complex[Array, "*batch frame freq channel"]
+    ) -> Float[Array, "*batch frame bin channel"]:
+        """Returns the magnitudes in the network's bins."""
+        return jnp.abs(spectrogram[..., : self.bins, :])
+
+    def waveforms(
+        self, sources: Complex[Array, "*batch source frame some_freq channel"]
+    ) -> Float[Array, "*batch source time channel"]:
+        """Returns the waveforms of frames in the lowest bins, nothing cut."""
+        return self.rotated(synthesise(all_bins(sources, self.stft), self.stft))
+
+    def rotated(self, audio: Float[Array, "*batch time channel"]) -> Float[Array, "*batch time channel"]:
+        """Returns the channels that the network sees; of those that it gives, the channels that are heard.
+
+        To the middle and the sides of a stereo signal it is the same rotation, its own inverse, that leads there and
+        back.
+        """
+        if self.stereo == "left_right":
+            return audio
+        left, right = audio[..., 0], audio[..., 1]
+        return jnp.stack([left + right, left - right], axis=-1) * 0.5**0.5
+
+    def masked(
+        self,
+        magnitudes: Float[Array, "*batch source frame bin channel"],
+        spectrogram: Spectrogram,
+        sources: tuple[int, ...] | None = None,
+        weights: Weights | None = None,
+    ) -> Complex[Array, "*batch chosen frame masked_freq channel"]:
+        """Applies the masks that magnitudes make to the mixture and returns the selected sources.
+
+        Where masks are zero above the network's bins, only the bins below are returned.
+        """
+        masks = self.masks
+        if masks.kind == "direct":
+            mixture = jnp.abs(spectrogram[..., : magnitudes.shape[-2], :])
+            factors = direct_masks(magnitudes, mixture, sharpening=masks.sharpening)
+        else:
+            factors = ratio_masks(magnitudes, exponent=masks.exponent, eps=masks.eps)
+        factors = select(factors, sources, axis=-4)
+        if masks.extension != "zeros":
+            factors = extend_masks(factors, bins=spectrogram.shape[-2], extension=masks.extension)
+        mixture = spectrogram[..., : factors.shape[-2], :]
+        if weights is not None:
+            scale = weights[..., None, None]
+            mixture = jax.lax.complex(mixture.real * scale, mixture.imag * scale)
+        return apply_masks(factors, mixture)
+
+
+Domain = Annotated[Waveform | Magnitude, pydantic.Field(discriminator="kind")]
+
+
+def whole_frames(transform: STFTConfig, frames: int) -> Chunking:
+    """Returns how a track is cut for a network on magnitudes: chunks of so many frames that share none.
+
+    Neighbouring chunks share samples, in which an inverse transform makes them fade by themselves.
+    """
+    chunk_hop = frames * transform.hop_length
+    return Chunking(chunk_length=chunk_hop + transform.n_fft - transform.hop_length, chunk_hop=chunk_hop)
+
+
+def whole_outputs(input_length: int, output_length: int, *, last: Last) -> Chunking:
+    """Returns how a track is cut for a network on waveforms whose estimates belong to the middle of what it sees.
+
+    Every sample is estimated once, with all of its context; zeros stand in front of the track and behind it.
+
+    Args:
+        input_length: Samples that the network sees.
+        output_length: Samples that it estimates, fewer by an even number.
+        last: What the last chunk sees; see `Chunking`.
+    """
+    return Chunking(chunk_length=input_length, estimate_length=output_length, chunk_hop=output_length, last=last)
+
+
+def hop_of(length: int, overlap: float | None, *, share: float) -> int:
+    """Returns from how many units to the next a chunk of `length` units begins.
+
+    Args:
+        length: Units that are estimated of a chunk.
+        overlap: As in `Waveform.recut`.
+        share: Hop over length where no overlap is asked for.
+
+    Raises:
+        ConfigError: The overlap is 1, negative, or no whole number above 1.
+    """
+    if overlap is None:
+        return max(round(length * share), 1)
+    if 0 <= overlap < 1:
+        return max(int((1 - overlap) * length), 1)
+    if overlap >= 2 and float(overlap).is_integer():
+        return max(length // int(overlap), 1)
+    raise ConfigError(
+        f"The overlap is {overlap:g}; give the fraction that neighbouring chunks share, such as 0.25, or how many "
+        "chunks see each sample: a whole number, 2 or more."
+    )
+
+
+def select(values: Inexact[Array, "*shape"], sources: tuple[int, ...] | None, *, axis: int) -> Inexact[Array, "*part"]:
+    """Returns those sources of the axis; nothing is computed where they are all, in order, or None."""
+    if sources is None or sources == tuple(range(values.shape[axis])):
+        return values
+    return jnp.take(values, np.asarray(sources), axis=axis)
+
+
+def all_bins(
+    sources: Inexact[Array, "*batch source frame freq channel"], transform: STFTConfig
+) -> Inexact[Array, "*batch source frame all_freq channel"]:
+    """Fills the bins above a model's bandwidth with zeros."""
+    missing = transform.bins - sources.shape[-2]
+    return jnp.pad(sources, [(0, 0)] * (sources.ndim - 2) + [(0, missing), (0, 0)])
+
+
+def _changed(
+    cutting: Chunking, chunk_length: int, estimate_length: int, chunk_hop: int, *, is_overlapped: bool | None = None
+) -> Chunking:
+    """Returns a cutting with other lengths; estimates that come to overlap are cross-faded, none is shifted."""
+    changes: dict[str, Any] = {
+        "chunk_length": chunk_length,
+        "estimate_length": estimate_length,
+        "chunk_hop": chunk_hop,
+    }
+    if chunk_hop < estimate_length if is_overlapped is None else is_overlapped:
+        changes |= {"window": "crossfade"} if cutting.window == "none" else {}
+        changes |= {"last": "padded"} if cutting.last == "shifted" else {}
+    return Chunking.parse({**cutting.model_dump(), **changes}, where="the cutting that was asked for")
+
+
+def _segments(
+    frames: Inexact[Array, "*batch frame freq channel"], cuts: FrameCuts
+) -> Inexact[Array, "*batch segment segment_frame freq channel"]:
+    """Returns the frames of each chunk, zeros behind the track."""
+    count = 1 + max(-(-(frames.shape[-3] - cuts.frames) // cuts.frame_hop), 0)
+    covered = (count - 1) * cuts.frame_hop + cuts.frames
+    padding = [(0, 0)] * (frames.ndim - 3) + [(0, covered - frames.shape[-3]), (0, 0), (0, 0)]
+    padded = jnp.pad(frames, padding)
+    if cuts.frame_hop == cuts.frames:
+        return padded.reshape(*frames.shape[:-3], count, cuts.frames, *frames.shape[-2:])
+    places = np.arange(count)[:, None] * cuts.frame_hop + np.arange(cuts.frames)
+    return jnp.take(padded, places, axis=-3)
+
+
+def _overlapped(
+    apply: Apply,
+    spectrogram: Spectrogram,
+    cuts: FrameCuts,
+    seen: Callable[[Any], Any],
+    use: Callable[[Any, Any], Any],
+) -> tuple[Inexact[Array, "*batch source frame bin channel"], Float[np.ndarray, " frame"]]:
+    """Runs a network over overlapping chunks, and adds up weighted frames of what is made of each.
+
+    Args:
+        apply: Calls the network.
+        spectrogram: The mixture's, with all bins.
+        cuts: Where chunks lie.
+        seen: Gives what the network sees of a spectrogram.
+        use: Called with the network's magnitudes and the spectrogram of all chunks.
+
+    Returns:
+        The sums, and for each frame the sum of its weights.
+    """
+    frames = spectrogram.shape[-3]
+    segments = _segments(spectrogram, cuts)
+    used = use(apply(seen(segments)), segments)
+    used = used * jnp.asarray(cuts.weights, used.dtype).reshape((1,) * (used.ndim - 3) + (-1, 1, 1))
+    count = segments.shape[-4]
+    covered = (count - 1) * cuts.frame_hop + cuts.frames
+    weights = np.zeros(covered)
+    for index in range(count):
+        weights[index * cuts.frame_hop : index * cuts.frame_hop + cuts.frames] += cuts.weights
+    # (*batch, segment, source, frame, bin, channel)
+    by_segment = jnp.moveaxis(used, -5, 0)
+    total = jnp.zeros((*by_segment.shape[1:-3], covered, *by_segment.shape[-2:]), used.dtype)
+
+    def add(total: Array, start_and_part: tuple[Array, Array]) -> tuple[Array, None]:
+        start, part = start_and_part
+        there = jax.lax.dynamic_slice_in_dim(total, start, cuts.frames, axis=-3)
+        return jax.lax.dynamic_update_slice_in_dim(total, there + part, start, axis=-3), None
+
+    total, _ = jax.lax.scan(add, total, (jnp.arange(count) * cuts.frame_hop, by_segment))
+    return total[..., :frames, :, :], weights[:frames]
