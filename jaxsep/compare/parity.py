@@ -167,6 +167,7 @@ class Separating:
                         raise SeparationError(f"{self.network.description}: {describe_not_finite(cut, spec)}")
                     self._blocks += window.add(cut, np.asarray(found.waveforms[0]))
                     yield seen.pop()
+        self._blocks += [streamed.estimates for streamed in window.end() if streamed.estimates is not None]
 
     def stems(self) -> dict[str, HostWaveform]:
         """Returns the estimates by stem, at the excerpt's rate and of its length."""

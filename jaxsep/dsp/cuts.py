@@ -6,7 +6,7 @@ overlap_add.py, the moving window's in separation/window.py.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pydantic
@@ -113,7 +113,7 @@ class Cut(NamedTuple):
         length: Samples of its estimates that are used.
         seen_start: Position of the first sample that the network sees.
         seen_length: Samples that the network sees.
-        final: Position up to which no later chunk changes the estimates.
+        final: Position of the next chunk's first estimate, up to which no later chunk changes anything.
         offset: Place of the first used estimate in what the network gives.
         weights: Weight of each unit that the network gives: of samples, or of frames.
         fill: What the network sees behind the track's end: zeros, or the reflected rest of the track.
@@ -129,6 +129,7 @@ class Cut(NamedTuple):
     fill: Literal["zeros", "reflect"] = "zeros"
 
 
+@runtime_checkable
 class Cuts(Protocol):
     """All chunks of tracks, for one model.
 
@@ -210,7 +211,7 @@ class SampleCuts:
         self._asked = chunking.overlap if chunking.last == "reflected" else 0
         self._border = self._asked if border is None else border
         self.edges = Edges(self._border, reflected=self._border > 0)
-        self.divided = chunking.overlap > 0 or chunking.window == "fades"
+        self.divided = chunking.overlap > 0 or chunking.window not in ("none", "crossfade")
         self.lookback = chunking.chunk_length if chunking.last in ("shifted", "centred", "own_length") else 0
 
     def undecided(self, received: int) -> bool:
@@ -265,8 +266,7 @@ class SampleCuts:
         else:
             weights = np.zeros(given, np.float32)
             weights[offset : offset + used] = window[:used]
-        is_last = length is not None and index + 1 == self.count(length)
-        final = start + used if is_last else self._start(index + 1, length)
+        final = self._start(index + 1, length)
         return Cut(start, used, seen_start, seen_length, final, offset, weights, fill)
 
     def is_certain(self, index: int, received: int) -> bool:
@@ -359,8 +359,7 @@ class FrameCuts:
             there = self.total_frames(length) - index * self.frame_hop
             if there < self.frames:
                 weights = np.where(np.arange(self.frames) < there, weights, np.float32(0))
-        is_last = length is not None and index + 1 == self.count(length)
-        final = start + (chunk_length if is_last else self._chunking.chunk_hop)
+        final = start + self._chunking.chunk_hop
         return Cut(start, chunk_length, start, chunk_length, final, 0, weights)
 
     def is_certain(self, index: int, received: int) -> bool:

@@ -58,13 +58,11 @@ def split_into_chunks(audio: Waveform, cuts: Cuts) -> list[Chunks]:
     return groups
 
 
-def overlap_add(
-    groups: Sequence[tuple[Chunks, Float[Array, "*batch chunk out_time channel"]]], cuts: Cuts, *, length: int
-) -> Waveform:
+def overlap_add(groups: Sequence[tuple[Chunks, Float[Array, "..."]]], cuts: Cuts, *, length: int) -> Waveform:
     """Adds weighted estimates of chunks together where `split_into_chunks` took the chunks.
 
     Args:
-        groups: The chunks, and what the network gave of them, times their weights.
+        groups: The chunks, and what the network gave of them (*batch, chunk, time, channel), times their weights.
         cuts: How they were cut.
         length: Samples of the track.
 

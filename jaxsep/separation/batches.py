@@ -146,11 +146,6 @@ class BatchRunner:
         self.batch_size = CPU_BATCH_SIZE if batch_size is None and device.platform == "cpu" else batch_size
         self.wait_seconds = 0.0
 
-    @property
-    def compile_seconds(self) -> float:
-        """Time spent on tracing and compiling, or on reading what was compiled before."""
-        return self._program.compile_seconds
-
     def run(self, constants: Any, items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """Yields each item with its outputs, in order.
 

@@ -151,7 +151,8 @@ class MixtureWindow:
             *others: Other ways to cut it, side by side with that of the model.
 
         Yields:
-            Which way (0 for the model's, then by place among the others), and a chunk, all channels side by side.
+            Which way (0 for the model's, then by place among the others), and a chunk, all channels side by side. What
+            is cut in another way comes before the model's chunk that ends with the same sample.
         """
         self._length = 0
         if self._spec.procedure.normalise is not None and self._levels is None:
@@ -168,9 +169,9 @@ class MixtureWindow:
                 block = np.concatenate([np.zeros((self._delay, block.shape[1]), np.float32), block])
                 self._length -= self._delay
             self._length += len(block)
-            for way, cutter in enumerate(cutters):
+            for way, cutter in reversed(list(enumerate(cutters))):
                 yield from ((way, chunk) for chunk in cutter.push(block))
-        for way, cutter in enumerate(cutters):
+        for way, cutter in reversed(list(enumerate(cutters))):
             yield from ((way, chunk) for chunk in cutter.finish())
 
     def add(self, cut: Cut, waveforms: SourceChunk) -> Iterator[HostSourceWaveform]:
@@ -191,7 +192,10 @@ class MixtureWindow:
         self._adder = adder
 
     def end(self) -> Iterator[Streamed]:
-        """Yields how it ended."""
+        """Yields the last samples, and how it ended."""
+        if self.error is None and self.added:
+            for block in self._adder.finish():
+                yield from (Streamed(self.mixture, each) for each in self._within(block))
         yield Streamed(self.mixture, error=self.error)
 
     def report(self, cut: Cut, finished_passes: int = 0) -> None:
@@ -203,6 +207,7 @@ class MixtureWindow:
         length, rate = self.mixture.known_length, self._spec.sample_rate
         done = max(cut.final - self._delay, 0)
         if length is not None:
+            done = length if cut.start + cut.length >= length + self._delay else done
             done = (finished_passes * length + min(done, length)) // self._passes
         progress = Progress(done / rate, None if length is None else length / rate)
         if self.mixture.progress and self.mixture.progress(progress) is False:

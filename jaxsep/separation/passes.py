@@ -180,12 +180,6 @@ class MagnitudePasses:
         }
         self.passes = max(len(self._network_passes), 1) + len(self._statistics) + self._gathers
 
-    @property
-    def compile_seconds(self) -> float:
-        """Time spent on compiling."""
-        programs = self._programs.values()
-        return sum(runner.compile_seconds for runner in self.runners) + sum(each.compile_seconds for each in programs)
-
     def run(self, variables: Variables, window: MixtureWindow) -> Iterator[tuple[Cut, tuple[SourceChunk, ...]]]:
         """Yields the weighted estimates of each piece of a track, one for each group of channels.
 

@@ -36,6 +36,9 @@ from jaxsep.weights.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
 
+# More channels than samples and than this are surely samples.
+_MOST_CHANNELS = 64
+
 
 @dataclass(frozen=True)
 class Separation:
@@ -169,8 +172,7 @@ class Separator:
     @property
     def compile_seconds(self) -> float:
         """Time spent so far on tracing and compiling, or on reading what was compiled before."""
-        own = self._runner.compile_seconds + self._float32_runner.compile_seconds
-        return own + (self._passes.compile_seconds if self._passes else 0.0)
+        return sum(program.compile_seconds for program in self._shared.values())
 
     @property
     def wait_seconds(self) -> float:
@@ -353,7 +355,7 @@ def _checked_mixture(mixture: Any) -> HostWaveform:
             f"The mixture must be floating point (time, channel) with full scale at 1, "
             f"not {array.dtype} of shape {array.shape}."
         )
-    if array.shape[0] < array.shape[1]:
+    if array.shape[0] < array.shape[1] and array.shape[1] > _MOST_CHANNELS:
         raise AudioError(
             f"The mixture has {array.shape[0]} samples of {array.shape[1]} channels; audio is (time, channel), so "
             "transpose it."

@@ -139,6 +139,7 @@ class OverlapAdder:
         self._cuts = cuts
         # Estimates that wait for those of the next chunk, at whose start they begin.
         self._tail: SourceChunk | None = None
+        self._tail_start = 0
         self._tail_weights = np.zeros(0)
 
     def add(self, cut: Cut, estimates: SourceChunk) -> Iterator[HostSourceWaveform]:
@@ -171,7 +172,16 @@ class OverlapAdder:
                 yield finished[:, max(-cut.start - start, 0) :]
             rest.append(part[:, finished.shape[1] :])
             start += part.shape[1]
-        self._tail = np.concatenate(rest, axis=1)
+        self._tail, self._tail_start = np.concatenate(rest, axis=1), cut.final
+
+    def finish(self) -> Iterator[HostSourceWaveform]:
+        """Yields what the last chunk holds beyond the start of a next one."""
+        if self._tail is not None and self._tail.shape[1]:
+            finished = self._tail
+            if self._cuts.divided:
+                finished = finished * reciprocal(self._tail_weights).astype(np.float32)[:, None]
+            yield finished[:, max(-self._tail_start, 0) :]
+            self._tail = None
 
 
 class ChannelGroups:

@@ -5,19 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsep.config import Config
-from jaxsep.dsp.overlap_add import Chunking
-from jaxsep.models import FAMILIES, Family
+from jaxsep.dsp.cuts import Chunking
+from jaxsep.models import FAMILIES, Family, NetworkConfig, Procedure, Waveform
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.separator import Model
 
 
-class GainsConfig(Config):
+class GainsConfig(NetworkConfig):
     gains: tuple[float, ...] = (1.0, -0.5)
-
-    @property
-    def n_sources(self):
-        return len(self.gains)
 
 
 class Gains(nn.Module):
@@ -37,10 +32,11 @@ class Gains(nn.Module):
 @pytest.fixture
 def gains_model(monkeypatch):
     """Makes a model on waveforms whose sources are gains of the mixture."""
-    monkeypatch.setitem(FAMILIES, "gains", Family(GainsConfig, Gains, "waveform"))
+    monkeypatch.setitem(FAMILIES, "gains", Family(GainsConfig, Gains, "waveform", is_builtin=True))
 
-    def make(gains=(1.0, -0.5), *, chunking=None, channels=2, sample_rate=44100):
-        config = GainsConfig(gains=tuple(gains))
+    def make(gains=(1.0, -0.5), *, chunking=None, channels=2, sample_rate=44100, **procedure):
+        config = GainsConfig(n_sources=len(gains), channels=channels, gains=tuple(gains))
+        cutting = chunking or Chunking(chunk_length=1000, chunk_hop=700, window="crossfade")
         spec = ModelSpec(
             name="gains",
             family="gains",
@@ -48,8 +44,8 @@ def gains_model(monkeypatch):
             stems=tuple(f"stem{index}" for index in range(len(gains))),
             sample_rate=sample_rate,
             channels=channels,
-            bandwidth_hz=sample_rate / 2,
-            chunking=chunking or Chunking(chunk_length=1000, chunk_hop=700, window="triangular"),
+            domain=Waveform(),
+            procedure=Procedure(cutting=cutting, **procedure),
             licence="MIT",
             provenance="made for a test",
         )

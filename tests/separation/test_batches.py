@@ -7,7 +7,7 @@ import pytest
 
 from jaxsep.errors import SeparationError
 from jaxsep.separation import batches
-from jaxsep.separation.batches import BatchRunner, batch_size_for
+from jaxsep.separation.batches import BatchRunner, Program, Slot, batch_size_for
 
 DEVICE = jax.devices("cpu")[0]
 
@@ -21,6 +21,10 @@ class Traced:
     def __call__(self, factor, batch):
         self.shapes.append(batch.shape)
         return {"scaled": factor * batch, "sum": batch.sum(axis=1)}
+
+
+def runner_of(function, **options):
+    return BatchRunner(Program(function, device=DEVICE), device=DEVICE, **options)
 
 
 def items(count):
@@ -39,9 +43,35 @@ def check(outputs, count):
 @pytest.mark.parametrize("count", [0, 1, 5, 8])
 def test_items_keep_their_order_and_one_shape_is_compiled(batch_size, count):
     function = Traced()
-    runner = BatchRunner(function, device=DEVICE, batch_size=batch_size)
+    runner = runner_of(function, batch_size=batch_size)
     check(list(runner.run(jnp.float32(2), items(count))), count)
     assert function.shapes == ([(batch_size, 3)] if count else [])
+
+
+def test_items_of_an_unusual_shape_run_one_by_one_and_in_their_place():
+    """Last chunks at their own length: a program for each of their shapes, none of it padded to a batch."""
+    function = Traced()
+    runner = runner_of(function, batch_size=2, is_usual=lambda item: len(item) == 3)
+    lengths = [3, 3, 3, 2, 3, 5, 5, 3]
+    given = [np.full((length,), index, np.float32) for index, length in enumerate(lengths)]
+    outputs = list(runner.run(jnp.float32(2), given))
+    for index, (item, output) in enumerate(outputs):
+        assert item is given[index]
+        np.testing.assert_array_equal(output["scaled"], 2 * given[index])
+    assert function.shapes == [(2, 3), (1, 2), (1, 5)]
+
+
+def test_two_runners_with_one_slot_never_compute_at_the_same_time(monkeypatch):
+    slot, running = Slot(), []
+    waited = jax.block_until_ready
+    monkeypatch.setattr(batches.jax, "block_until_ready", lambda outputs: running.append(outputs) or waited(outputs))
+    runners = [runner_of(Traced(), batch_size=1, slot=slot) for _ in range(2)]
+    streams = [runner.run(jnp.float32(2), items(2)) for runner in runners]
+    for _ in range(2):
+        for stream in streams:
+            next(stream)
+    # Each batch but the first waited for what the other runner had started.
+    assert len([outputs for outputs in running if outputs is not None]) >= 3
 
 
 def test_the_next_batch_is_started_before_the_results_of_the_one_before_are_used():
@@ -52,7 +82,7 @@ def test_the_next_batch_is_started_before_the_results_of_the_one_before_are_used
             taken.append(item)
             yield item
 
-    runner = BatchRunner(Traced(), device=DEVICE, batch_size=1)
+    runner = runner_of(Traced(), batch_size=1)
     run = runner.run(jnp.float32(2), watched())
     next(run)
     assert len(taken) == 2
@@ -74,7 +104,7 @@ class OutOfMemory:
 
 @pytest.mark.parametrize(("largest", "sizes"), [(4, [8]), (1, [8, 4, 2])])
 def test_batches_are_halved_until_they_fit(largest, sizes):
-    runner = BatchRunner(Traced(), device=DEVICE, batch_size=8)
+    runner = runner_of(Traced(), batch_size=8)
     runner._call = OutOfMemory(runner, largest)
     check(list(runner.run(jnp.float32(2), items(19))), 19)
     assert runner.batch_size == largest
@@ -83,7 +113,7 @@ def test_batches_are_halved_until_they_fit(largest, sizes):
 
 
 def test_running_out_of_memory_when_results_are_read_is_handled_too(monkeypatch):
-    runner = BatchRunner(Traced(), device=DEVICE, batch_size=4)
+    runner = runner_of(Traced(), batch_size=4)
     failures = iter([True])
     read = jax.tree.map
 
@@ -98,14 +128,14 @@ def test_running_out_of_memory_when_results_are_read_is_handled_too(monkeypatch)
 
 
 def test_one_item_that_does_not_fit_is_an_error_that_says_what_to_do():
-    runner = BatchRunner(Traced(), device=DEVICE, batch_size=2)
+    runner = runner_of(Traced(), batch_size=2)
     runner._call = OutOfMemory(runner, 0)
     with pytest.raises(SeparationError, match=r"does not hold one chunk.*--device cpu"):
         list(runner.run(jnp.float32(2), items(3)))
 
 
 def test_other_errors_of_the_device_are_not_swallowed():
-    runner = BatchRunner(Traced(), device=DEVICE, batch_size=2)
+    runner = runner_of(Traced(), batch_size=2)
 
     def broken(constants, batch, size):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
@@ -125,4 +155,4 @@ def test_batch_size_follows_the_memory_of_the_device():
 
 def test_a_batch_size_below_one_is_refused():
     with pytest.raises(SeparationError, match="must be 1 or more"):
-        BatchRunner(Traced(), device=DEVICE, batch_size=0)
+        runner_of(Traced(), batch_size=0)

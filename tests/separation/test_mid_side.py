@@ -27,7 +27,8 @@ def rotated(audio):
 
 def seeing_mid_side():
     model = unet_model()
-    return replace(model, spec=model.spec.model_copy(update={"stereo": "mid_side"}))
+    domain = model.spec.domain.model_copy(update={"stereo": "mid_side"})
+    return replace(model, spec=model.spec.model_copy(update={"domain": domain}))
 
 
 @pytest.mark.parametrize("wiener", [None, NORBERT])
@@ -44,7 +45,7 @@ def test_it_sees_a_rotated_mixture_and_its_estimates_are_rotated_back(wiener):
 @pytest.mark.parametrize("wiener", [None, NORBERT])
 def test_a_moving_window_gives_what_the_whole_track_gives(wiener):
     model, mixture = seeing_mid_side(), noise(5000)
-    separation = Separator(model, wiener=wiener, batch_size=2).separate(mixture, 8000)
+    separation = Separator(model, filter=wiener or "auto", batch_size=2).separate(mixture, 8000)
     streamed = np.stack(list(separation.stems.values()))
     np.testing.assert_allclose(
         streamed, whole(model, mixture, wiener), atol=ROUNDING if wiener is None else 50 * ROUNDING
@@ -55,7 +56,7 @@ def test_a_moving_window_gives_what_the_whole_track_gives(wiener):
 def test_the_objective_is_that_of_rotated_examples(kind):
     """Waveforms are compared as they are heard; a rotation leaves their squared errors as they are."""
     model, loss = seeing_mid_side(), LossConfig(terms=(LossTerm(kind=kind),))
-    sources = np.stack([noise(model.spec.chunking.chunk_length, seed=seed) for seed in range(6)]).reshape(2, 3, -1, 2)
+    sources = np.stack([noise(model.spec.chunk_length, seed=seed) for seed in range(6)]).reshape(2, 3, -1, 2)
 
     def value(model, sources):
         batch = Batch(jnp.asarray(sources.sum(axis=1)), jnp.asarray(sources))
@@ -70,6 +71,7 @@ def test_the_objective_is_that_of_rotated_examples(kind):
 
 def test_only_two_channels_have_a_middle():
     described = unet_model().spec.model_dump(mode="json")
-    described |= {"stereo": "mid_side", "channels": 1, "config": {**described["config"], "channels": 1}}
+    described["domain"]["stereo"] = "mid_side"
+    described |= {"channels": 1, "config": {**described["config"], "channels": 1}}
     with pytest.raises(ConfigError, match="of two channels"):
         ModelSpec.parse(described, where="the test")

@@ -19,7 +19,7 @@ from jaxsep.dsp.wiener import NORBERT
 from jaxsep.models import FAMILIES, classic_unet, jansson, unet, wave_unet, wave_unet_resampled
 from jaxsep.models.unet import UNet
 from jaxsep.separation import programs
-from jaxsep.separation.batches import BatchRunner
+from jaxsep.separation.batches import BatchRunner, Program
 from jaxsep.separation.programs import ProgramStore
 from jaxsep.separation.separator import Model, Separator
 
@@ -44,7 +44,8 @@ def double(factor, batch):
 
 
 def run(store, name="double", *, size=1, length=3):
-    runner = BatchRunner(double, device=DEVICE, batch_size=size, programs=store, name=name)
+    program = Program(double, device=DEVICE, programs=store, name=name)
+    runner = BatchRunner(program, device=DEVICE, batch_size=size)
     ((_, outputs),) = runner.run(jnp.float32(2), [np.arange(length, dtype=np.float32)])
     np.testing.assert_array_equal(outputs["doubled"], 2 * np.arange(length))
     assert outputs["sum"] == np.arange(length).sum()
@@ -217,9 +218,9 @@ def test_a_separator_gives_the_same_samples_with_programs_from_disk(tmp_path, co
     variables = jax.jit(partial(module.init, train=False))(jax.random.key(0), jnp.zeros((1, 8, 16, 2)))
     model = Model(module, variables, spec, "0" * 64)
     mixture = noise(4000)
-    expected = Separator(model, wiener=wiener).separate(mixture, spec.sample_rate)
+    expected = Separator(model, filter=wiener or "auto").separate(mixture, spec.sample_rate)
     for _ in range(2):
-        separator = Separator(model, wiener=wiener, programs=ProgramStore(tmp_path))
+        separator = Separator(model, filter=wiener or "auto", programs=ProgramStore(tmp_path))
         separation = separator.separate(mixture, spec.sample_rate)
         for stem, waveform in expected.stems.items():
             np.testing.assert_array_equal(separation.stems[stem], waveform)

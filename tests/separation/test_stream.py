@@ -8,7 +8,7 @@ import soundfile
 from separation.conftest import noise
 
 from jaxsep.audio import AudioWriter
-from jaxsep.dsp.overlap_add import Chunking
+from jaxsep.dsp.cuts import Chunking
 from jaxsep.errors import AudioError, ConfigError, JaxsepError, SeparationAborted, SeparationError
 from jaxsep.separation.inputs import Input
 from jaxsep.separation.outputs import OutputConfig, plan
@@ -206,7 +206,7 @@ def test_there_is_no_limit_of_ten_minutes(gains_model, tmp_path):
     """An hour and more, and more frames than ten minutes at 44.1 kHz have."""
     path, seconds = tmp_path / "long.wav", 3601
     soundfile.write(path, np.full((8000 * seconds, 1), 0.25, np.float32), 8000)
-    chunking = Chunking(chunk_length=400_000, chunk_hop=390_000, window="triangular")
+    chunking = Chunking(chunk_length=400_000, chunk_hop=390_000, window="crossfade")
     separator = Separator(gains_model((1.0, 0.5), chunking=chunking, sample_rate=8000, channels=1))
     report = separate_file(path, tmp_path / "out", separator=separator)
     assert report.duration_seconds == seconds
@@ -283,7 +283,7 @@ def test_stopping_in_the_middle_of_many_files_leaves_only_complete_ones(gains_mo
 
 
 def test_memory_does_not_grow_with_the_track(gains_model, tmp_path):
-    chunking = Chunking(chunk_length=44_100, chunk_hop=40_000, window="triangular")
+    chunking = Chunking(chunk_length=44_100, chunk_hop=40_000, window="crossfade")
     separator = Separator(gains_model(chunking=chunking))
     held = {}
     for seconds in (20, 200):
