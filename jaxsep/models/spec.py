@@ -11,7 +11,7 @@ from jaxsep.config import Config
 from jaxsep.dsp.cuts import Chunking, Cuts
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.models.domain import Domain
-from jaxsep.models.family import FamilyConfig
+from jaxsep.models.family import FamilyConfig, SpectralConfig
 from jaxsep.models.format_versions import from_version_1, is_version_1
 from jaxsep.models.procedure import Procedure
 
@@ -25,7 +25,8 @@ class ModelSpec(Config):
         name: Name of the model in the catalogue and in reports.
         family: Name of the model family, a key of `jaxsep.models.FAMILIES` or one that was registered.
         config: Config of the network, of the family's own class.
-        domain: What the network maps, waveforms or magnitudes, and what leads there and back.
+        domain: What the network maps, waveforms or magnitudes, and what leads there and back. Its bins are those of
+            the config where nothing else is said.
         procedure: How a track is taken through the network.
         stems: Names of the sources, in the order of the model's output.
         sample_rate: Sample rate of the audio that the model takes and gives, in Hz.
@@ -137,9 +138,14 @@ class ModelSpec(Config):
             try:
                 found = find_family(family)
                 if isinstance(config, Mapping):
-                    data = {**data, "config": found.config.parse(config, where=f"the '{family}' config")}
+                    config = found.config.parse(config, where=f"the '{family}' config")
+                    data = {**data, "config": config}
             except ConfigError as error:
                 raise ValueError(str(error)) from None
+        domain = data.get("domain")
+        is_without_bins = isinstance(domain, Mapping) and domain.get("kind") == "magnitude" and "bins" not in domain
+        if is_without_bins and isinstance(config, SpectralConfig):
+            data = {**data, "domain": {**domain, "bins": config.bins}}
         return data
 
     @pydantic.model_validator(mode="after")

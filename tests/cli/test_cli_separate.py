@@ -12,7 +12,6 @@ import pytest
 import soundfile
 from cli.conftest import files, read, write_song
 
-from jaxsep.dsp.wiener import NORBERT
 from jaxsep.separation.separator import Separator
 
 STEP_16, STEP_24 = 2.0**-15, 2.0**-23

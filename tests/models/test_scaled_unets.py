@@ -241,16 +241,26 @@ def test_impossible_configs_are_refused(family, change, message):
 
 
 def test_a_single_network_cannot_have_ratio_masks():
-    data = {**SPECS["jansson"].model_dump(), "stems": ["vocals"], "masks": {"kind": "ratio"}}
+    data = {**SPECS["jansson"].model_dump(), "stems": ["vocals"]}
     data["config"]["n_sources"] = 1
+    data["domain"]["masks"] = {"kind": "ratio"}
     with pytest.raises(ConfigError, match="always one; use masks of kind 'direct'"):
         ModelSpec.parse(data, where="the test")
-    assert ModelSpec.parse({**data, "masks": {"kind": "direct"}}, where="the test").stems == ("vocals",)
+    assert ModelSpec.parse(
+        {**data, "domain": {**data["domain"], "masks": {"kind": "direct"}}}, where="the test"
+    ).stems == ("vocals",)
 
 
 def test_published_forms_are_these():
     facts = {
-        name: (spec.sample_rate, spec.channels, spec.bins, spec.stft.n_fft, spec.stft.hop_length, spec.bandwidth_hz)
+        name: (
+            spec.sample_rate,
+            spec.channels,
+            spec.domain.bins,
+            spec.domain.stft.n_fft,
+            spec.domain.stft.hop_length,
+            spec.bandwidth_hz,
+        )
         for name, spec in SPECS.items()
     }
     assert facts == {
@@ -258,10 +268,10 @@ def test_published_forms_are_these():
         "jansson-log": (8192, 1, 512, 1024, 768, 4096.0),
         "classic-unet": (44100, 2, 1024, 2048, 512, 22050.0),
     }
-    assert {spec.masks.kind for spec in SPECS.values()} == {"direct"}
+    assert {spec.domain.masks.kind for spec in SPECS.values()} == {"direct"}
     assert {name: spec.config.input_scale for name, spec in SPECS.items()} == {
         "jansson": "plain",
         "jansson-log": "log",
         "classic-unet": "log",
     }
-    assert SPECS["jansson"].chunking.chunk_hop == 128 * 768
+    assert SPECS["jansson"].procedure.cutting.chunk_hop == 128 * 768

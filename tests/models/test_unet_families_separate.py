@@ -13,7 +13,8 @@ import scipy.signal
 import soundfile
 
 from jaxsep.models import FAMILIES
-from jaxsep.models.spec import ModelSpec, whole_frames
+from jaxsep.models.domain import whole_frames
+from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.estimate import estimate_sources
 from jaxsep.separation.separator import Separator
 from jaxsep.weights.checkpoint import save_checkpoint
@@ -31,7 +32,7 @@ def small_spec(family, **changes):
         {
             **form.model_dump(),
             "config": {**form.config.model_dump(), **shape},
-            "chunking": whole_frames(form.stft, frames).model_dump(),
+            "procedure": {"cutting": whole_frames(form.domain.stft, frames)},
             "provenance": "made up",
             **changes,
         },
@@ -47,7 +48,7 @@ def checkpoints(tmp_path_factory):
     for family, path in saved.items():
         spec = small_spec(family)
         network = FAMILIES[family].module(spec.config)
-        magnitude = jnp.zeros((spec.config.stride, spec.bins, spec.channels))
+        magnitude = jnp.zeros((spec.config.stride, spec.domain.bins, spec.channels))
         shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), magnitude, train=False))  # noqa: B023
         rng = np.random.default_rng(0)
         spreads = {"scale": (0.7, 1.3), "var": (0.5, 2.0)}
@@ -73,7 +74,7 @@ def test_the_moving_window_gives_what_the_whole_track_gives(separators, family):
     separator = separators[family]
     spec = separator.model.spec
     # Two chunks and a bit, of a length that fills neither hops nor frames.
-    mixture = noise(2 * spec.chunking.chunk_hop + 1234, spec.channels)
+    mixture = noise(2 * spec.procedure.cutting.chunk_hop + 1234, spec.channels)
     stems = separator.separate(mixture, spec.sample_rate).stems
     whole = estimate_sources(separator.model.variables, jnp.asarray(mixture), model=separator.model.module, spec=spec)
     for stem, expected in zip(spec.stems, whole, strict=True):
@@ -117,19 +118,19 @@ def test_direct_masks_are_the_networks_own(separators, family):
     """A transform in float64 numpy, times the network's masks, through the least-squares inverse."""
     separator = separators[family]
     spec, module = separator.model.spec, separator.model.module
-    n_fft, hop = spec.stft.n_fft, spec.stft.hop_length
-    segment = spec.chunking.chunk_hop // hop
-    mixture = noise(spec.chunking.chunk_hop - 2 * n_fft, spec.channels)
-    padded = np.pad(mixture.astype(np.float64), [(n_fft, spec.chunking.chunk_length), (0, 0)])
+    n_fft, hop = spec.domain.stft.n_fft, spec.domain.stft.hop_length
+    segment = spec.procedure.cutting.chunk_hop // hop
+    mixture = noise(spec.procedure.cutting.chunk_hop - 2 * n_fft, spec.channels)
+    padded = np.pad(mixture.astype(np.float64), [(n_fft, spec.procedure.cutting.chunk_length), (0, 0)])
     window = scipy.signal.get_window("hann", n_fft)
     starts = [frame * hop for frame in range(segment)]
     spectrum = np.stack([np.fft.rfft(window[:, None] * padded[start : start + n_fft], axis=0) for start in starts])
-    magnitude = np.abs(spectrum[:, : spec.bins]).astype(np.float32)
+    magnitude = np.abs(spectrum[:, : spec.domain.bins]).astype(np.float32)
     estimates = np.asarray(module.apply(separator.model.variables, jnp.asarray(magnitude), train=False))
     stems = separator.separate(mixture, spec.sample_rate).stems
     for stem, estimated in zip(spec.stems, estimates, strict=True):
         masked = np.zeros_like(spectrum)
-        masked[:, : spec.bins] = estimated * np.exp(1j * np.angle(spectrum[:, : spec.bins]))
+        masked[:, : spec.domain.bins] = estimated * np.exp(1j * np.angle(spectrum[:, : spec.domain.bins]))
         total, squares = np.zeros_like(padded), np.zeros((len(padded), 1))
         for start, frame in zip(starts, masked, strict=True):
             total[start : start + n_fft] += window[:, None] * np.fft.irfft(frame, n_fft, axis=0)

@@ -84,22 +84,19 @@ def test_shapes_that_cannot_be_are_refused(config, changes, message):
         config.parse(changes, where="the test")
 
 
+def cutting(**lengths):
+    return {"procedure": {"cutting": lengths}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stft": {}}, "works on waveforms and has no 'stft'"),
+        ({"domain": {"kind": "magnitude", "stft": {}, "bins": 9}}, "works on waveforms, and the domain is 'magnitude'"),
         ({"channels": 1}, r"channels \(= 1\) are not the config's \(= 2\)"),
-        ({"chunking": {"chunk_length": 147444, "chunk_hop": 16384}}, "chunk_length: The mixture has 147444 samples"),
+        (cutting(chunk_length=147444, chunk_hop=16384), "The mixture has 147444 samples"),
+        (cutting(chunk_length=147443, chunk_hop=16389), "the network estimates 16389, and estimate_length is 147443"),
         (
-            {"chunking": {"chunk_length": 147443, "chunk_hop": 16389}},
-            "the network estimates 16389, and with this context",
-        ),
-        (
-            {"chunking": {"chunk_length": 147443, "chunk_hop": 16389, "context": 65527}},
-            r"lead \(= 0\) must not be less than context",
-        ),
-        (
-            {"chunking": {"chunk_length": 147443, "chunk_hop": 9, "context": 65527, "lead": 65527, "last": "shifted"}},
+            cutting(chunk_length=147443, estimate_length=16389, chunk_hop=9, last="shifted"),
             "a last chunk can be shifted where",
         ),
     ],

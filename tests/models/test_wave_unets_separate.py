@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from jaxsep.models import FAMILIES
-from jaxsep.models.spec import ModelSpec, whole_outputs
+from jaxsep.models.domain import whole_outputs
+from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.estimate import estimate_sources
 from jaxsep.separation.separator import Separator
 from jaxsep.weights.checkpoint import save_checkpoint
@@ -33,7 +34,7 @@ def small_spec(name):
         {
             **form.model_dump(),
             "config": config,
-            "chunking": whole_outputs(*config.lengths(1000), last=form.chunking.last),
+            "procedure": {"cutting": whole_outputs(*config.lengths(1000), last=form.procedure.cutting.last)},
             "provenance": "made up",
         },
         where="the test",
@@ -47,7 +48,7 @@ def checkpoints(tmp_path_factory):
     for name in SHAPES:
         spec = small_spec(name)
         network = FAMILIES[spec.family].module(spec.config)
-        mixture = jnp.zeros((spec.chunking.chunk_length, spec.channels))
+        mixture = jnp.zeros((spec.procedure.cutting.chunk_length, spec.channels))
         variables = jax.jit(lambda key: network.init(key, mixture, train=False))(jax.random.key(0))  # noqa: B023
         paths[name] = folder / f"{name}.safetensors"
         save_checkpoint(paths[name], spec, variables)
@@ -71,7 +72,7 @@ def noise(length, channels, seed=0):
 def test_the_moving_window_gives_what_the_whole_track_gives_whatever_blocks_come(separators, name, chunks):
     separator = separators[name]
     spec = separator.model.spec
-    mixture = noise(int(chunks * spec.chunking.chunk_hop), spec.channels)
+    mixture = noise(int(chunks * spec.procedure.cutting.chunk_hop), spec.channels)
     whole = estimate_whole(separator.model.variables, jnp.asarray(mixture), model=separator.model.module, spec=spec)
     assert whole.shape == (len(spec.stems), *mixture.shape)
     for size in (1 + len(mixture) // 3, 10_000):
@@ -87,7 +88,7 @@ def test_every_sample_is_the_networks_own_with_all_of_its_context(separators, na
     """The last chunk of the original's ends with the track, that of the redesign's sees zeros behind it."""
     separator = separators[name]
     spec, module = separator.model.spec, separator.model.module
-    chunking = spec.chunking
+    chunking = spec.procedure.cutting
     mixture = noise(3 * chunking.chunk_hop + chunking.chunk_length + 77, spec.channels)
     stems = separator.separate(mixture, spec.sample_rate).stems
     padded = np.pad(mixture, [(chunking.context, chunking.chunk_length), (0, 0)])

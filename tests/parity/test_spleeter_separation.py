@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from parity.spleeter_reference.load import WIENER_FLOOR_DB, excerpt, record, reference
 
-from jaxsep.dsp.wiener import NORBERT
 from jaxsep.metrics.museval_wrapper import museval_scores
 from jaxsep.separation.separator import Separator
 

@@ -99,7 +99,7 @@ def test_pulled_checkpoints_of_tensorflow_compute_what_spleeter_does(
     for name, bins in zip(names, BINS.values(), strict=True):
         # The wide form is made of the plain one on first use: Spleeter reads the same files for both.
         model = load_model(name)
-        assert (model.spec.name, model.spec.bins, model.spec.licence) == (name, bins, "MIT")
+        assert (model.spec.name, model.spec.domain.bins, model.spec.licence) == (name, bins, "MIT")
         assert sha256 in model.spec.provenance
         assert_equal_to_the_twin(estimates(model, mixtures[bins]), twin[1], form, bins)
 

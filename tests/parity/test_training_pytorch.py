@@ -53,10 +53,10 @@ def test_training_matches_pytorch(kind, rate, steps, losses, updates):
 
 def magnitude(waveforms):
     """(..., time, channel) to (..., channel, frame, freq) by torch.stft, uncentred."""
-    n_fft, hop = SPEC.stft.n_fft, SPEC.stft.hop_length
+    n_fft, hop = SPEC.domain.stft.n_fft, SPEC.domain.stft.hop_length
     audio = torch.from_numpy(np.moveaxis(np.asarray(waveforms), -1, -2).copy())
     spectrum = torch.stft(
         audio.reshape(-1, audio.shape[-1]), n_fft, hop, window=torch.hann_window(n_fft), center=False,
         return_complex=True,
     ).abs()  # fmt: skip
-    return spectrum.reshape(*audio.shape[:-1], *spectrum.shape[1:])[..., : SPEC.bins, :].transpose(-1, -2)
+    return spectrum.reshape(*audio.shape[:-1], *spectrum.shape[1:])[..., : SPEC.domain.bins, :].transpose(-1, -2)

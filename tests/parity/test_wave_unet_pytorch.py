@@ -17,7 +17,8 @@ from jaxsep.compare.reference import wave_unet as original_reference
 from jaxsep.compare.reference import wave_unet_resampled as resampled_reference
 from jaxsep.compare.reference.unet import layer_outputs, load_variables, to_state_dict
 from jaxsep.models import wave_unet
-from jaxsep.models.spec import ModelSpec, whole_outputs
+from jaxsep.models.domain import whole_outputs
+from jaxsep.models.spec import ModelSpec
 from jaxsep.models.wave_unet import WaveUNet, WaveUNetConfig
 from jaxsep.models.wave_unet_resampled import ResampledWaveUNet, ResampledWaveUNetConfig, low_pass
 from jaxsep.separation.separator import Model, Separator
@@ -203,9 +204,9 @@ def test_losses_and_gradients_of_a_training_step_match_torch(name):
 
 def small_spec(form, config, asked):
     spec = SPECS[form]
-    chunking = whole_outputs(*config.lengths(asked), last=spec.chunking.last)
+    chunking = whole_outputs(*config.lengths(asked), last=spec.procedure.cutting.last)
     stems = STEMS if config.n_sources == 2 else spec.stems
-    changes = {"config": config, "chunking": chunking, "stems": stems, "channels": config.channels}
+    changes = {"config": config, "procedure": {"cutting": chunking}, "stems": stems, "channels": config.channels}
     return ModelSpec.parse({**spec.model_dump(), **changes}, where="the test")
 
 
@@ -220,7 +221,7 @@ def test_whole_tracks_match_the_published_loops_on_torch(form, config):
     variables = random_variables(network)
     load(twin, variables).eval()
     separator = Separator(Model(network, variables, spec, ""))
-    chunk, hop = spec.chunking.chunk_length, spec.chunking.chunk_hop
+    chunk, hop = spec.procedure.cutting.chunk_length, spec.procedure.cutting.chunk_hop
     reference = original_reference if spec.family == "wave_unet" else resampled_reference
     for length in (hop // 2, hop, chunk - hop // 2, chunk + 3 * hop, 5 * hop, 5 * hop + 17, chunk + hop - 1):
         mixture = random_mixture(config, asked=length)[0, :length]

@@ -22,10 +22,12 @@ model:
   stems: [vocals, accompaniment]
   sample_rate: 44100
   channels: 2
-  bandwidth_hz: 11025.0
-  stft: {n_fft: 256, hop_length: 64}
-  masks: {kind: ratio}
-  chunking: {chunk_length: 4288, chunk_hop: 4096, lead: 256}
+  domain:
+    kind: magnitude
+    stft: {n_fft: 256, hop_length: 64}
+    masks: {kind: ratio}
+  procedure:
+    cutting: {chunk_length: 4288, chunk_hop: 4096}
 data: {threads: 2}
 loss: {terms: [{kind: magnitude_l1}]}
 training: {steps: 20, batch_size: 4}

@@ -10,7 +10,7 @@ import yaml
 
 from jaxsep.compare.study_config import StudyConfig
 from jaxsep.config import Config
-from jaxsep.models import FAMILIES
+from jaxsep.models import FAMILIES, Procedure
 from train.config import CHANGEABLE, RunConfig
 
 README = Path(__file__).parents[2] / "configs" / "README.md"
@@ -42,24 +42,25 @@ def sections() -> tuple[str, dict[str, str]]:
     return text, families
 
 
-def config_in(annotation: Any) -> tuple[type[Config] | None, str]:
-    """Returns the config of a field, and what stands behind the field's key where it holds a sequence of them."""
+def configs_in(annotation: Any) -> tuple[list[type[Config]], str]:
+    """Returns the configs that a field can hold, and what stands behind its key where it holds a sequence of them."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
-        return annotation, ""
-    for inner in get_args(annotation):
-        found, _ = config_in(inner)
-        if found is not None:
-            return found, "[]" if getattr(annotation, "__origin__", None) is tuple else ""
-    return None, ""
+        return [annotation], ""
+    found = [config for inner in get_args(annotation) for config in configs_in(inner)[0]]
+    return found, "[]" if getattr(annotation, "__origin__", None) is tuple else ""
 
 
 def keys_of(config: type[Config], prefix: str = "") -> dict[str, pydantic.fields.FieldInfo]:
     keys = {}
     for name, field in config.model_fields.items():
         keys[prefix + name] = field
-        inner, items = config_in(field.annotation)
-        if inner is not None:
-            keys |= keys_of(inner, f"{prefix}{name}{items}.")
+        inner, items = configs_in(field.annotation)
+        for alternative in reversed(inner):
+            keys |= keys_of(alternative, f"{prefix}{name}{items}.")
+        if len(inner) > 1:
+            # By which alternatives are told apart: to be given, unless the config around them fills it in.
+            default = "chunks" if config is Procedure else pydantic.fields.PydanticUndefined
+            keys[f"{prefix}{name}.kind"] = pydantic.fields.FieldInfo(annotation=str, default=default)
     return keys
 
 

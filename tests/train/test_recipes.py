@@ -131,13 +131,13 @@ def test_overrides_go_before_what_the_file_says():
         "optimizer.schedule={kind: cosine, steps: 5}",
         "init=null",
         "data.stems.accompaniment=[drums, bass]",
-        "model.masks.exponent=1",
+        "model.domain.masks.exponent=1",
         "validation.patience=3",
     )
     assert config.training.steps == 7 and config.training.batch_size == 4
     assert config.optimizer.schedule.steps == 5
     assert config.data.stems == {"accompaniment": ("drums", "bass")}
-    assert config.model.masks.exponent == 1.0
+    assert config.model.domain.masks.exponent == 1.0
     assert config.validation.patience == 3 and config.init is None
 
 
@@ -151,7 +151,7 @@ def test_overrides_go_before_what_the_file_says():
         ("training.steps=[1", "is not YAML; quote it"),
         ("training.steps=many", r"training\.steps: Input should be a valid integer.*\(got 'many'\)"),
         ("training.steps=0", r"training\.steps: Input should be greater than or equal to 1 \(got 0\)"),
-        ("model.stft=null", "model: family 'unet' works on magnitudes and needs 'stft' and 'masks'"),
+        ("model.domain={kind: waveform}", "model: family 'unet' works on magnitudes, and the domain is 'waveform'"),
         ("model.config.bins=1000", r"model: .*bins \(= 1000\) must be a multiple of 64"),
         ("data.stems={drums: [kick]}", "data.stems names 'drums', and the model's stems are vocals, accompaniment"),
         ("loss.stem_weights=[1]", "There are 1 stem_weights for the stems vocals, accompaniment"),
@@ -171,7 +171,7 @@ def test_overrides_that_cannot_be_are_refused_in_one_sentence(override, message)
     [
         ("trainin={steps: 1}", "trainin", "training"),
         ("optimizer.schedule.kidn=plateau", "optimizer.schedule.kidn", "kind"),
-        ("model.stft.nfft=2048", "model.stft.nfft", "n_fft"),
+        ("model.domain.stft.nfft=2048", "stft.nfft", "n_fft"),
         ("model.config.filtres=[8, 16]", "filtres", "filters"),
         ("init={checkpoint: spleeter-2stems, frehs: []}", "init.frehs", "fresh"),
         ("loss.terms=[{kind: magnitude_l1, wieght: 2}]", "loss.terms.0.wieght", "weight"),

@@ -14,9 +14,9 @@ from separation.conftest import Gains, GainsConfig
 from weights.small_models import small_spec, small_variables
 
 import jaxsep
-from jaxsep.dsp.overlap_add import Chunking
+from jaxsep.dsp.cuts import Chunking
 from jaxsep.errors import AudioError, ConfigError, SeparationError
-from jaxsep.models import FAMILIES, Family
+from jaxsep.models import FAMILIES, Family, Procedure, Waveform
 from jaxsep.models.spec import ModelSpec
 from jaxsep.weights.checkpoint import save_checkpoint
 from train.config import RunConfig, ValidationConfig
@@ -72,12 +72,12 @@ def gains_config(monkeypatch):
         spec = ModelSpec(
             name="gains",
             family="gains",
-            config=GainsConfig(gains=gains),
+            config=GainsConfig(n_sources=len(gains), gains=gains),
             stems=("vocals", "accompaniment"),
             sample_rate=RATE,
             channels=2,
-            bandwidth_hz=RATE / 2,
-            chunking=Chunking(chunk_length=1000, chunk_hop=700, window="triangular"),
+            domain=Waveform(),
+            procedure=Procedure(cutting=Chunking(chunk_length=1000, chunk_hop=700, window="crossfade")),
             licence="MIT",
             provenance="made for a test",
         )

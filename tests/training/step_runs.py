@@ -19,7 +19,7 @@ SPEC = small_spec(config={**small_spec().config.model_dump(), "dropout": 0.0})
 
 def batch_of(step, examples=8):
     rng = np.random.default_rng(step)
-    shape = (examples, 2, SPEC.chunking.chunk_length, 2)
+    shape = (examples, 2, SPEC.procedure.cutting.chunk_length, 2)
     sources = rng.standard_normal(shape).astype(np.float32) * 0.2
     return Batch(sources.sum(axis=1), sources)
 

@@ -30,11 +30,11 @@ def exported(name, form, *, dtype=None, loss=None, clip_norm=None, accumulation=
     spec = SPECS[name]
     model = FAMILIES[spec.family].module(spec.config, form=form, dtype=dtype)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    waveform = (spec.chunking.chunk_length, spec.channels)
-    seen = waveform if spec.stft is None else (spec.config.stride, spec.bins, spec.channels)
+    waveform = (spec.chunk_length, spec.channels)
+    seen = spec.input_shape()
     variables = jax.eval_shape(partial(model.init, train=False), key, jax.ShapeDtypeStruct((1, *seen), jnp.float32))
     if loss is None:
-        loss = LossConfig() if spec.stft is not None else LossConfig(terms=(LossTerm(kind="waveform_l2"),))
+        loss = LossConfig() if len(seen) == 3 else LossConfig(terms=(LossTerm(kind="waveform_l2"),))
     optimizer = build_optimizer(OptimizerConfig(clip_norm=clip_norm), variables["params"])
     state = jax.eval_shape(partial(create_state, optimizer=optimizer, ema=ema_decay is not None), variables)
     batch = Batch(

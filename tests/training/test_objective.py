@@ -18,7 +18,9 @@ from jaxsep.training.objective import Batch, LossConfig, LossKind, LossTerm, obj
 
 def batch_for(spec, examples=3, seed=0, length=None):
     rng = np.random.default_rng(seed)
-    sources = rng.standard_normal((examples, 2, length or spec.chunking.chunk_length, 2)).astype(np.float32) * 0.2
+    sources = (
+        rng.standard_normal((examples, 2, length or spec.procedure.cutting.chunk_length, 2)).astype(np.float32) * 0.2
+    )
     return Batch(jnp.asarray(sources.sum(axis=1)), jnp.asarray(sources))
 
 
@@ -38,11 +40,11 @@ def run(spec, loss, batch, train=False):
 
 def magnitudes(waveforms, spec):
     """By numpy, frame by frame."""
-    n_fft, hop = spec.stft.n_fft, spec.stft.hop_length
+    n_fft, hop = spec.domain.stft.n_fft, spec.domain.stft.hop_length
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     starts = range(0, waveforms.shape[-2] - n_fft + 1, hop)
     frames = np.stack([waveforms[..., s : s + n_fft, :] for s in starts], axis=-3) * window[:, None]
-    return np.abs(np.fft.rfft(frames.astype(np.float64), axis=-2))[..., : spec.bins, :]
+    return np.abs(np.fft.rfft(frames.astype(np.float64), axis=-2))[..., : spec.domain.bins, :]
 
 
 def test_the_magnitude_loss_is_spleeters():

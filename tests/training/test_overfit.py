@@ -19,7 +19,7 @@ SPEC = small_spec(
 
 def test_one_batch_is_learned_to_five_per_cent_of_its_first_loss_within_300_steps():
     """Two tones that come and go, each a source: masks that tell them apart leave nearly nothing."""
-    time = np.arange(SPEC.chunking.chunk_length) / SPEC.sample_rate
+    time = np.arange(SPEC.procedure.cutting.chunk_length) / SPEC.sample_rate
     rng = np.random.default_rng(0)
     tones = np.sin(2 * np.pi * np.asarray([500.0, 1500.0])[:, None] * time)  # (source, time)
     gates = rng.uniform(0.2, 1, (4, 2, 1, 2))

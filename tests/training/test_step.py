@@ -12,7 +12,8 @@ from weights.small_models import small_spec
 
 from jaxsep.errors import ConfigError
 from jaxsep.models import FAMILIES
-from jaxsep.models.spec import ModelSpec, whole_outputs
+from jaxsep.models.domain import whole_outputs
+from jaxsep.models.spec import ModelSpec
 from jaxsep.models.unet import UNet
 from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
@@ -54,7 +55,8 @@ def test_four_devices_train_the_wave_unets_as_one_does(form, shape):
     """Ten Adam steps with the same global batch, whose sources are longer than their estimates."""
     config = WAVE_SPECS[form].config.model_copy(update=shape)
     lengths = config.lengths(20)
-    changes = {"config": config, "chunking": whole_outputs(*lengths, last="padded"), "stems": ("first", "second")}
+    procedure = {"cutting": whole_outputs(*lengths, last="padded")}
+    changes = {"config": config, "procedure": procedure, "stems": ("first", "second")}
     spec = ModelSpec.parse({**WAVE_SPECS[form].model_dump(), **changes}, where="the test")
     model = FAMILIES[spec.family].module(config)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((lengths.input, 2)), train=False))
