@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from jaxsep.errors import JaxsepError as JaxsepError
     from jaxsep.errors import SeparationAborted as SeparationAborted
     from jaxsep.errors import SeparationError as SeparationError
+    from jaxsep.models.ensemble import EnsembleSpec as EnsembleSpec
     from jaxsep.models.spec import ModelSpec as ModelSpec
+    from jaxsep.separation.ensemble import Ensemble as Ensemble
+    from jaxsep.separation.ensemble import EnsembleSeparator as EnsembleSeparator
     from jaxsep.separation.estimate import estimate_sources as estimate_sources
     from jaxsep.separation.mixtures import Progress as Progress
+    from jaxsep.separation.models import load_model as load_model
     from jaxsep.separation.outputs import OutputConfig as OutputConfig
     from jaxsep.separation.separator import Model as Model
     from jaxsep.separation.separator import Separation as Separation
     from jaxsep.separation.separator import Separator as Separator
-    from jaxsep.separation.separator import load_model as load_model
     from jaxsep.separation.stream import separate_file as separate_file
     from jaxsep.separation.track import FileReport as FileReport
     from jaxsep.weights.pretrained import list_models as list_models
@@ -35,6 +38,9 @@ _HOMES = {
     "ConfigError": "jaxsep.errors",
     "FileReport": "jaxsep.separation.track",
     "JaxsepError": "jaxsep.errors",
+    "Ensemble": "jaxsep.separation.ensemble",
+    "EnsembleSeparator": "jaxsep.separation.ensemble",
+    "EnsembleSpec": "jaxsep.models.ensemble",
     "Model": "jaxsep.separation.separator",
     "ModelSpec": "jaxsep.models.spec",
     "OutputConfig": "jaxsep.separation.outputs",
@@ -46,7 +52,7 @@ _HOMES = {
     "WienerConfig": "jaxsep.dsp.wiener",
     "estimate_sources": "jaxsep.separation.estimate",
     "list_models": "jaxsep.weights.pretrained",
-    "load_model": "jaxsep.separation.separator",
+    "load_model": "jaxsep.separation.models",
     "separate_file": "jaxsep.separation.stream",
 }
 

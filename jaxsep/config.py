@@ -45,11 +45,10 @@ def describe(error: pydantic.ValidationError, config: type[Config]) -> str:
         place = finding["loc"]
         if any(other["loc"] != place and other["loc"][: len(place)] == place for other in findings):
             continue  # a sequence, say, that is too short without the item that is wrong
-        key = ".".join(str(part) for part in place) or "the whole"
+        path, known = _walk(config, place)
+        key = ".".join(path) or "the whole"
         if finding["type"] == "extra_forbidden":
-            *parents, last = place
-            known = _keys_below(config, parents)
-            hint = nearest(str(last), known) if known else ""
+            hint = nearest(path[-1], known) if known else ""
             clauses.append(f"unknown key '{key}'.{hint}".rstrip("."))
         elif finding["type"] == "missing":
             clauses.append(f"key '{key}' is missing")
@@ -60,18 +59,30 @@ def describe(error: pydantic.ValidationError, config: type[Config]) -> str:
     return "; ".join(clauses)
 
 
-def _keys_below(config: type[Config], parents: Sequence[str | int]) -> list[str]:
-    """Returns the keys that there are at a place in a config; none where another config is only known by its data."""
-    found: type[Config] | None = config
-    for part in parents:
+def _walk(config: type[Config], place: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """Returns the keys that lead to a place, and those that there are beside its last one.
+
+    Pydantic's places name the kind of a config where there are several; that is no key. Where another config is only
+    known by its data, no keys are known.
+    """
+    path: list[str] = []
+    found, below, beside = [config], list(config.model_fields), list[str]()
+    for part in place:
+        kinds = [each for each in found if len(found) > 1 and each.model_fields["kind"].default == part]
+        if kinds:
+            found, below = kinds, list(kinds[0].model_fields)
+            continue
+        path.append(str(part))
         if isinstance(part, str):
-            field = found.model_fields.get(part) if found else None
-            found = _config_in(field.annotation) if field else None
-    return list(found.model_fields) if found else []
+            beside = below
+            fields = [each.model_fields[part] for each in found if part in each.model_fields]
+            found = _configs_in(fields[0].annotation) if fields else []
+            below = [key for each in found[:1] for key in each.model_fields]
+    return path, beside if path and isinstance(place[-1], str) else below
 
 
-def _config_in(annotation: Any) -> type[Config] | None:
-    """Returns the config that a field holds, itself, or in a sequence, or perhaps."""
+def _configs_in(annotation: Any) -> list[type[Config]]:
+    """Returns the configs that a field can hold, itself, or in a sequence, or perhaps."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
-        return annotation
-    return next(filter(None, map(_config_in, get_args(annotation))), None)
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _configs_in(inner)]

@@ -25,7 +25,8 @@ from jaxsep.evaluation.baselines import (
     ideal_ratio_mask,
 )
 from jaxsep.metrics.museval_wrapper import museval_scores
-from jaxsep.separation.separator import Separator, load_model
+from jaxsep.separation.models import load_one_model
+from jaxsep.separation.separator import Separator
 from jaxsep.typing import HostSourceWaveform
 from train.config import DataConfig
 from train.tracks import Track, find_tracks
@@ -66,7 +67,7 @@ def main(
 
 def score(songs: Path, held_out: str, runs: dict[str, str]) -> dict[str, Any]:
     """Returns the scores of the first stem by the name of what estimated it."""
-    separators = {name: Separator(load_model(workdir)) for name, workdir in runs.items()}
+    separators = {name: Separator(load_one_model(workdir)) for name, workdir in runs.items()}
     specs = [separator.model.spec for separator in separators.values()]
     if len({(spec.stems[0], spec.sample_rate) for spec in specs}) != 1:
         raise ConfigError("The runs are to be of the same first stem and sample rate, to be compared.")

@@ -11,6 +11,7 @@ import pydantic
 
 from jaxsep.config import Config
 from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep.models.ensemble import AnySpec
 from jaxsep.models.spec import ModelSpec
 from jaxsep.recipe import read_recipe
 from jaxsep.training.objective import LossConfig
@@ -37,11 +38,13 @@ class InitConfig(Config):
     Attributes:
         checkpoint: A model's name ('spleeter-2stems'), or the path of a checkpoint or run. Keys of `model` that the
             recipe does not give are taken from it.
+        member: Number of the member to start from, from 0, where the checkpoint is an ensemble.
         fresh: Patterns of variables ('params/source_0/mask/*') that start from random numbers all the same; all others
             must be in the checkpoint, in the same shape.
     """
 
     checkpoint: str
+    member: int | None = pydantic.Field(default=None, ge=0)
     fresh: tuple[str, ...] = ()
 
 
@@ -264,7 +267,7 @@ def _with_model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
         from jaxsep.weights.pretrained import resolve
 
         try:
-            started_from = read_spec(resolve(init["checkpoint"]))
+            started_from = _member_of(read_spec(resolve(init["checkpoint"])), init.get("member"))
         except CheckpointError as error:
             raise ConfigError(f"init.checkpoint of {path}: {error}") from None
         model = _merged(started_from.model_dump(), {"name": path.stem, "provenance": None, **model})
@@ -272,6 +275,21 @@ def _with_model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
             model["provenance"] = f"fine-tuned from {started_from.name} with jaxsep {__version__}"
     model = {"licence": "not stated", "provenance": f"trained with jaxsep {__version__}", **model}
     return {**data, "model": model}
+
+
+def _member_of(spec: AnySpec, member: Any) -> ModelSpec:
+    """Returns the model that a run starts from: of an ensemble, one of its members.
+
+    Raises:
+        CheckpointError: No member is named, or one that there is not.
+    """
+    if isinstance(spec, ModelSpec):
+        return spec
+    if not isinstance(member, int) or not 0 <= member < len(spec.members):
+        raise CheckpointError(
+            f"'{spec.name}' is an ensemble; name one of its members 0 to {len(spec.members) - 1} by init.member."
+        )
+    return spec.members[member]
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

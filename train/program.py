@@ -19,7 +19,7 @@ from jaxsep.training.optimizer import build_optimizer, learning_rate_schedule
 from jaxsep.training.state import TrainState, create_state
 from jaxsep.training.step import Metrics, train_step
 from jaxsep.typing import Variables
-from jaxsep.weights.pretrained import load_pretrained
+from jaxsep.weights.pretrained import load_one
 from jaxsep.weights.tree import expected_shapes, flatten, unflatten
 from train.augment import Examples, to_batch
 from train.config import RunConfig
@@ -80,7 +80,7 @@ def initial_variables(config: RunConfig) -> Variables:
     fresh = {path: True for path in shapes}
     loaded: dict[str, Any] = {}
     if config.init is not None:
-        loaded = flatten(load_pretrained(config.init.checkpoint).variables)
+        loaded = flatten(load_one(config.init.checkpoint, member=config.init.member).variables)
         fresh = {path: any(fnmatch.fnmatchcase(path, each) for each in config.init.fresh) for path in shapes}
         for pattern in config.init.fresh:
             if not any(fnmatch.fnmatchcase(path, pattern) for path in shapes):

@@ -115,31 +115,38 @@ def parity(
     from jaxsep.cli.runtime import choose_device, find_model, use_compilation_cache
     from jaxsep.compare.excerpts import find_tracks
     from jaxsep.compare.networks import JaxNetwork
+    from jaxsep.compare.other_stems import EnsembleStems
     from jaxsep.compare.parity import Thresholds, measure_parity
     from jaxsep.compare.parity_report import to_markdown
     from jaxsep.compare.reports import circumstances, write_report
     from jaxsep.compare.sides import check_side, default_threshold_db, find_excerpts, find_side
-    from jaxsep.separation.separator import load_model
+    from jaxsep.separation.ensemble import Ensemble
+    from jaxsep.separation.models import load_model
 
     check_side(other)
     if other in TWINS and importlib.util.find_spec(other) is None:
         raise ConfigError(f"The package '{other}' is not installed here; pip install 'jaxsep[compare]'.")
     tracks = find_tracks(inputs or [])
     loaded = load_model(find_model(model))
-    spec = loaded.spec
     jax_device = choose_device(device)
     use_compilation_cache()
-    ours = JaxNetwork(spec, loaded.variables, jax_device)
+    ours: JaxNetwork | EnsembleStems
+    if isinstance(loaded, Ensemble):
+        ours = EnsembleStems(loaded, jax_device)
+        families = sorted({member.family for member in loaded.spec.members})
+    else:
+        ours = JaxNetwork(loaded.spec, loaded.variables, jax_device)
+        families = [loaded.spec.family]
     side = find_side(other, loaded, tracks, spleeter_command=spleeter, device=jax_device)
     limit_db = default_threshold_db(ours, side) if threshold_db is None else threshold_db
     measured = measure_parity(
         ours,
         side,
-        find_excerpts(tracks, spec, offset_seconds=offset, seconds=seconds),
+        find_excerpts(tracks, loaded.spec, offset_seconds=offset, seconds=seconds),
         Thresholds(output=threshold, difference_db=limit_db),
         tell=lambda line: print(line, flush=True),
     )
-    head = {"model": model, "family": spec.family, "sha256": loaded.sha256, "with": other}
+    head = {"model": model, "family": ", ".join(families), "sha256": loaded.sha256, "with": other}
     report = {**circumstances(TWIN_PACKAGES), **head, **measured}
     text = to_markdown(report)
     write_report(output, "parity", report, text)

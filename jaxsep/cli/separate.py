@@ -262,8 +262,8 @@ def separate(
         found = find_inputs(inputs, output=output, spooled_stdin=spooled_stdin)
         weights = find_model(model, checkpoint, quiet=quiet)
         jax_device = choose_device(device)
+        from jaxsep.separation.models import load_separator
         from jaxsep.separation.outputs import plan
-        from jaxsep.separation.separator import Separator
         from jaxsep.weights.checkpoint import read_spec
         from jaxsep.weights.runs import is_saved_state
 
@@ -276,7 +276,7 @@ def separate(
         jobs = plan(found, output, spec, config)
         if report is not None:
             check_report_path(report, jobs)
-        separator = Separator.from_pretrained(
+        separator = load_separator(
             # A run that is still going on may have another best checkpoint by now.
             weights if is_saved_state(weights) else model,
             # Consistency spreads what is missing over all stems of the model, also where few are written.

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import jax
 
     from jaxsep.cli.runtime import CompilationCounter
+    from jaxsep.separation.models import AnySeparator
     from jaxsep.separation.outputs import Job, OutputConfig
-    from jaxsep.separation.separator import Separator
     from jaxsep.separation.track import FileReport
 
 
@@ -71,7 +71,7 @@ def summarise(results: list[dict[str, Any]], device: "jax.Device", directory: Pa
 
 def make_report(
     results: list[dict[str, Any]],
-    separator: "Separator",
+    separator: "AnySeparator",
     config: "OutputConfig",
     compilation: "CompilationCounter",
 ) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from jaxsep.errors import JaxsepError
 
 if TYPE_CHECKING:
     from jaxsep.separation import mixtures as library
+    from jaxsep.separation.models import AnySeparator
     from jaxsep.separation.outputs import Job, OutputConfig
-    from jaxsep.separation.separator import Separator
 
 
-def run_all(jobs: list["Job"], separator: "Separator", config: "OutputConfig", quiet: bool) -> list[dict[str, Any]]:
+def run_all(jobs: list["Job"], separator: "AnySeparator", config: "OutputConfig", quiet: bool) -> list[dict[str, Any]]:
     """Runs every job and says what became of each; one that fails does not stop the rest."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

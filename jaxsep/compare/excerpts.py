@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxsep.errors import AudioError, ConfigError
 from jaxsep.evaluation.tracks import AudioStream, TrueTrack, find_folder, find_folders, stem_file, summed, true_track
-from jaxsep.models.spec import ModelSpec
+from jaxsep.models.ensemble import AnySpec
 from jaxsep.typing import HostWaveform
 
 MADE_UP = "noise and tones"
@@ -109,7 +109,7 @@ def read_excerpts(
         yield Excerpt(track.name, mixture, track.sample_rate, offset_seconds, sources, reason)
 
 
-def made_up_excerpt(spec: ModelSpec, seconds: float) -> Excerpt:
+def made_up_excerpt(spec: AnySpec, seconds: float) -> Excerpt:
     """Returns decaying tones of a chord every half second over noise, different in every channel, peak 0.7.
 
     Args:

@@ -12,13 +12,16 @@ import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxsep.audio import AudioReader, AudioWriter, resample
 from jaxsep.compare.excerpts import Excerpt
 from jaxsep.errors import AudioError, ConfigError, SeparationError
 from jaxsep.evaluation.tracks import MIXTURE, AudioStream, audio_files, describe, find_estimates
+from jaxsep.models.ensemble import AnySpec
 from jaxsep.models.spec import ModelSpec
+from jaxsep.separation.ensemble import Ensemble, EnsembleSeparator
 from jaxsep.typing import HostWaveform
 from jaxsep.weights import spleeter
 
@@ -55,6 +58,29 @@ class OtherStems(ABC):
     def notes(self, excerpt: Excerpt) -> list[str]:
         """Returns what the report says of an excerpt."""
         return []
+
+
+class EnsembleStems(OtherStems):
+    """An ensemble, which is several networks."""
+
+    only_stems = "an ensemble is several networks, each of which can be compared by itself"
+
+    def __init__(self, ensemble: Ensemble, device: jax.Device) -> None:
+        """Places the weights.
+
+        Args:
+            ensemble: The ensemble.
+            device: Device that it runs on.
+        """
+        self._separator = EnsembleSeparator(ensemble, device=device)
+        self.description = (
+            f"an ensemble of {len(ensemble.spec.members)} in JAX {jax.__version__} on {device.device_kind}"
+        )
+
+    def stems(self, excerpt: Excerpt) -> dict[str, HostWaveform]:
+        """See `OtherStems`."""
+        with jax.default_matmul_precision("highest"):
+            return self._separator.separate(excerpt.mixture, excerpt.sample_rate).stems
 
 
 class SpleeterCommand(OtherStems):
@@ -143,7 +169,7 @@ class StemsFolder(OtherStems):
     only_stems = "there are files of stems alone"
     rules = ("The other side's stems are read from files, as they are; what their format rounds is in the difference.",)
 
-    def __init__(self, spec: ModelSpec, folder: Path, tracks: list[str]) -> None:
+    def __init__(self, spec: AnySpec, folder: Path, tracks: list[str]) -> None:
         """Finds the stems of all tracks.
 
         Args:

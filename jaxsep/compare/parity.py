@@ -17,7 +17,7 @@ import numpy as np
 from jaxsep.audio import resample
 from jaxsep.compare.excerpts import Excerpt
 from jaxsep.compare.networks import Inputs, JaxNetwork, Layers, Network
-from jaxsep.compare.other_stems import OtherStems
+from jaxsep.compare.other_stems import EnsembleStems, OtherStems
 from jaxsep.errors import ConfigError, SeparationError
 from jaxsep.metrics.sdr import global_sdr
 from jaxsep.models.spec import ModelSpec
@@ -61,7 +61,7 @@ class Thresholds:
 
 
 def measure_parity(
-    ours: JaxNetwork,
+    ours: JaxNetwork | EnsembleStems,
     theirs: Network | OtherStems,
     excerpts: Iterable[Excerpt],
     thresholds: Thresholds,
@@ -89,14 +89,16 @@ def measure_parity(
         "ours": ours.description,
         "theirs": theirs.description,
         "thresholds": {"output": thresholds.output, "difference_db": thresholds.difference_db},
-        "rules": [*RULES, *theirs.rules, *([FLOAT16] if ours.is_float16() else [])],
+        "rules": [*RULES, *theirs.rules, *([FLOAT16] if isinstance(ours, JaxNetwork) and ours.is_float16() else [])],
         "weights": {},
         "layers": {},
         "tracks": [],
     }
-    if isinstance(theirs, OtherStems):
-        report["weights"] = report["layers"] = {"not_compared": theirs.only_stems}
+    stems_alone = next((side.only_stems for side in (ours, theirs) if isinstance(side, OtherStems)), None)
+    if stems_alone is not None:
+        report["weights"] = report["layers"] = {"not_compared": stems_alone}
     else:
+        assert isinstance(ours, JaxNetwork) and isinstance(theirs, Network)
         tell("weights")
         report["weights"] = _weights(ours, theirs, exceeded)
     for excerpt in excerpts:
@@ -108,15 +110,15 @@ def measure_parity(
             "offset_seconds": excerpt.offset_seconds,
             "seconds": len(excerpt.mixture) / excerpt.sample_rate,
         }
-        mine = Separating(ours, excerpt)
-        if isinstance(theirs, OtherStems):
-            for _ in mine:
-                pass
-            track["network"] = {"not_compared": theirs.only_stems}
-            estimates = theirs.as_written(mine.stems()), theirs.stems(excerpt)
-            track["notes"] = theirs.notes(excerpt)
+        if stems_alone is not None:
+            track["network"] = {"not_compared": stems_alone}
+            estimates = _stems(ours, excerpt), _stems(theirs, excerpt)
+            if isinstance(theirs, OtherStems):
+                estimates = theirs.as_written(estimates[0]), estimates[1]
+                track["notes"] = theirs.notes(excerpt)
         else:
-            other = Separating(theirs, excerpt)
+            assert isinstance(ours, JaxNetwork) and isinstance(theirs, Network)
+            mine, other = Separating(ours, excerpt), Separating(theirs, excerpt)
             track["network"], loudest = _networks(mine, other)
             if loudest is not None and not report["layers"]:
                 tell("layers")
@@ -131,6 +133,15 @@ def measure_parity(
     if not report["layers"]:
         report["layers"] = {"not_compared": NOT_ALIKE}
     return {**report, "exceeded": exceeded}
+
+
+def _stems(side: Network | OtherStems, excerpt: Excerpt) -> dict[str, HostWaveform]:
+    if isinstance(side, OtherStems):
+        return side.stems(excerpt)
+    separating = Separating(side, excerpt)
+    for _ in separating:
+        pass
+    return separating.stems()
 
 
 class Separating:

@@ -8,17 +8,19 @@ import jax
 from jaxsep.compare.excerpts import Excerpt, made_up_excerpt, read_excerpts
 from jaxsep.compare.frameworks import check_twin
 from jaxsep.compare.networks import TWINS, JaxNetwork, Network
-from jaxsep.compare.other_stems import OtherStems, SpleeterCommand, StemsFolder
+from jaxsep.compare.other_stems import EnsembleStems, OtherStems, SpleeterCommand, StemsFolder
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.evaluation.tracks import TrueTrack, audio_files
+from jaxsep.models.ensemble import AnySpec, EnsembleSpec
 from jaxsep.models.spec import ModelSpec
+from jaxsep.separation.ensemble import Ensemble
+from jaxsep.separation.models import load_model
 from jaxsep.separation.separator import Model
 from jaxsep.typing import Variables
 from jaxsep.weights.catalogue import find_entry
 from jaxsep.weights.checkpoint import is_checkpoint
 from jaxsep.weights.convert import FOREIGN_FAMILIES
 from jaxsep.weights.mapping import apply
-from jaxsep.weights.pretrained import load_pretrained
 from jaxsep.weights.readers import read_weights
 from jaxsep.weights.tensorflow_bundle import is_tensorflow_bundle
 from jaxsep.weights.tree import expected_shapes
@@ -50,7 +52,7 @@ def check_side(name: str) -> None:
 
 
 def find_side(
-    name: str, model: Model, tracks: Sequence[TrueTrack], *, spleeter_command: str, device: jax.Device
+    name: str, model: Model | Ensemble, tracks: Sequence[TrueTrack], *, spleeter_command: str, device: jax.Device
 ) -> Network | OtherStems:
     """Returns what a model is compared with.
 
@@ -67,17 +69,36 @@ def find_side(
         CheckpointError: Weights cannot be read, or are of another family.
     """
     spec = model.spec
+    if isinstance(model, Ensemble) or isinstance(spec, EnsembleSpec):
+        if name in TWINS or name == SPLEETER:
+            raise ConfigError(
+                f"'{spec.name}' is an ensemble, which no '{name}' has; compare its members one by one, or its stems "
+                "with a folder or a checkpoint."
+            )
+        return _files_or_checkpoint(name, spec, tracks, device)
     if name in TWINS:
         check_twin(spec, name)
         return TWINS[name](spec, model.variables)
     if name == SPLEETER:
         return SpleeterCommand(spec, spleeter_command)
+    return _files_or_checkpoint(name, spec, tracks, device)
+
+
+def _files_or_checkpoint(
+    name: str, spec: AnySpec, tracks: Sequence[TrueTrack], device: jax.Device
+) -> Network | OtherStems:
     path = _path_of(name)
     if path.is_dir() and not is_checkpoint(path) and _holds_audio(path):
         return StemsFolder(spec, path, [track.name for track in tracks])
+    other: JaxNetwork | EnsembleStems
     if (path.exists() and is_checkpoint(path)) or (not path.exists() and find_entry(name) is not None):
-        checkpoint = load_pretrained(name)
-        other = JaxNetwork(checkpoint.spec, checkpoint.variables, device)
+        loaded = load_model(name)
+        if isinstance(loaded, Ensemble):
+            other = EnsembleStems(loaded, device)
+        else:
+            other = JaxNetwork(loaded.spec, loaded.variables, device)
+    elif isinstance(spec, EnsembleSpec):
+        raise ConfigError(f"'{name}' holds neither stems nor a checkpoint, with which an ensemble can be compared.")
     else:
         other = JaxNetwork(*_foreign(path, spec), device)
     other.description = f"{name} in {other.description}"
@@ -85,7 +106,7 @@ def find_side(
 
 
 def find_excerpts(
-    tracks: Sequence[TrueTrack], spec: ModelSpec, *, offset_seconds: float, seconds: float
+    tracks: Sequence[TrueTrack], spec: AnySpec, *, offset_seconds: float, seconds: float
 ) -> Iterator[Excerpt]:
     """Returns the excerpts of tracks, or the made-up one where there are none; arguments as for `read_excerpts`."""
     if tracks:
@@ -93,7 +114,7 @@ def find_excerpts(
     return iter([made_up_excerpt(spec, seconds or _MADE_UP_SECONDS)])
 
 
-def default_threshold_db(ours: JaxNetwork, side: Network | OtherStems) -> float:
+def default_threshold_db(ours: JaxNetwork | EnsembleStems, side: Network | OtherStems) -> float:
     """Returns how far stems may be apart where nothing else is said, in dB of the mixture.
 
     Args:
@@ -102,7 +123,7 @@ def default_threshold_db(ours: JaxNetwork, side: Network | OtherStems) -> float:
     """
     if not isinstance(side, OtherStems):
         return _NETWORK_DB
-    return _FLOAT16_FILES_DB if ours.is_float16() else _FILES_DB
+    return _FLOAT16_FILES_DB if isinstance(ours, JaxNetwork) and ours.is_float16() else _FILES_DB
 
 
 def _foreign(path: Path, spec: ModelSpec) -> tuple[ModelSpec, Variables]:

@@ -54,10 +54,10 @@ def measure(leg: Leg) -> dict[str, Any]:
     times["memory_after_import_bytes"] = peak_memory_bytes()
 
     from jaxsep.compare.frameworks import FRAMEWORKS
-    from jaxsep.weights.pretrained import load_pretrained
+    from jaxsep.weights.pretrained import load_one
 
     def build() -> tuple[Any, Any]:
-        checkpoint = load_pretrained(leg.model)
+        checkpoint = load_one(leg.model)
         return checkpoint.spec, FRAMEWORKS[leg.framework](checkpoint.spec, checkpoint.variables, leg.threads)
 
     spec, framework = _timed(times, "build_seconds", build)

@@ -112,10 +112,10 @@ def _scores(study: StudyConfig, songs: Songs, trained: str) -> dict[str, Any]:
     """By song: by stem: by metric: its score in every frame. Separated by ours, whoever trained the weights."""
     from jaxsep.metrics.bss_eval import bss_eval
     from jaxsep.metrics.frame_scores import METRICS
-    from jaxsep.separation.separator import Separator, load_model
+    from jaxsep.separation.models import load_separator
 
     spec = study.model
-    separator = Separator(load_model(trained))
+    separator = load_separator(trained)
     found: dict[str, Any] = {}
     for name in songs.test:
         true, mixture = excerpt(study, songs, name)

@@ -11,9 +11,9 @@ from jaxsep.audio import AudioWriter
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.evaluation.evaluate import System
 from jaxsep.evaluation.tracks import MIXTURE, AudioStream, TrueTrack, summed
+from jaxsep.separation.models import load_model, make_separator
 from jaxsep.separation.options import SeparationOptions
 from jaxsep.separation.outputs import OutputConfig
-from jaxsep.separation.separator import Model, Separator, load_model
 from jaxsep.separation.stream import separate_file
 
 
@@ -34,7 +34,7 @@ def model_system(
         ConfigError: The model has no such stem.
         CheckpointError: It cannot be loaded.
     """
-    model: Model = load_model(name_or_path)
+    model = load_model(name_or_path, stems=stems)
     spec = model.spec
     for stem in stems or ():
         if stem not in spec.stems:
@@ -44,7 +44,7 @@ def model_system(
     # Made for the first track that is not there yet: compiling takes seconds.
     @cache
     def separator() -> Any:
-        return Separator(model, **dict(options), stems=source_set, device=device)
+        return make_separator(model, **dict(options), stems=source_set, device=device)
 
     def separate(track: TrueTrack, folder: Path) -> dict[str, AudioStream]:
         mixture = folder / f"{MIXTURE}.wav"

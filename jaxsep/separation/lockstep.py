@@ -21,8 +21,9 @@ def lockstep(
 
     Args:
         mixture: What all of them separate; its progress is told as one.
-        lanes: What separates it, all with the same sources.
-        weights: Weight of each source's estimate by each lane; the mean is divided by their sum.
+        lanes: What separates it.
+        weights: Weight of each source's estimate by each lane; the mean is divided by their sum. A lane gives the
+            sources for which it has a weight, and no others.
 
     Yields:
         Blocks, and how the mixture ended: with the first error of a lane.
@@ -61,18 +62,18 @@ class _Mean:
 
     def push(self, lane: int, block: HostSourceWaveform) -> Iterator[HostSourceWaveform]:
         """Adds a lane's next block and yields what is complete."""
-        weighted = block * self._shares[lane][:, None, None]
+        share = self._shares[lane]
+        own = np.flatnonzero(share)
+        weighted = block * share[own][:, None, None]
         begin = self.received[lane] - self._start
         end = begin + block.shape[1]
         self.received[lane] += block.shape[1]
         if self._sum is None:
-            self._sum = np.zeros((block.shape[0], 0, block.shape[2]), np.float32)
+            self._sum = np.zeros((len(share), 0, block.shape[2]), np.float32)
         missing = end - self._sum.shape[1]
         if missing > 0:
-            self._sum = np.concatenate(
-                [self._sum, np.zeros_like(self._sum, shape=(block.shape[0], missing, block.shape[2]))], axis=1
-            )
-        self._sum[:, begin:end] += weighted
+            self._sum = np.pad(self._sum, [(0, 0), (0, missing), (0, 0)])
+        self._sum[own, begin:end] += weighted
         done = min(self.received) - self._start
         if done:
             finished, self._sum = self._sum[:, :done], self._sum[:, done:].copy()

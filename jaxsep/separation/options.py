@@ -1,13 +1,14 @@
 """How tracks are separated: the options of the command line, of Python and of evaluations, declared once."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import pydantic
 
 from jaxsep.config import Config
 from jaxsep.dsp.wiener import NORBERT, WienerConfig
 from jaxsep.errors import ConfigError
+from jaxsep.models.ensemble import AnySpec, EnsembleSpec
 from jaxsep.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -61,13 +62,24 @@ class SeparationOptions(Config):
         """The options that are not as the model was published, for reports."""
         return self.model_dump(exclude_defaults=True)
 
-    def applied_to(self, spec: ModelSpec) -> ModelSpec:
-        """Returns the model with the procedure that is asked for.
+    @overload
+    def applied_to(self, spec: ModelSpec) -> ModelSpec: ...
+    @overload
+    def applied_to(self, spec: EnsembleSpec) -> EnsembleSpec: ...
+    @overload
+    def applied_to(self, spec: AnySpec) -> AnySpec: ...
+    def applied_to(self, spec: AnySpec) -> AnySpec:
+        """Returns the model, or all members of an ensemble, with the procedure that is asked for.
 
         Raises:
             ConfigError: The options contradict each other, or the model cannot be run so.
             SeparationError: A network on waveforms is to be filtered.
         """
+        if isinstance(spec, EnsembleSpec):
+            return spec.model_copy(update={"members": tuple(self._applied_to(member) for member in spec.members)})
+        return self._applied_to(spec)
+
+    def _applied_to(self, spec: ModelSpec) -> ModelSpec:
         changes: dict[str, Any] = {}
         if self.shifts is not None:
             changes["shifts"] = self.shifts

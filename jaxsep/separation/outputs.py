@@ -18,7 +18,7 @@ from jaxsep.separation.existing import stems_are_complete
 from jaxsep.separation.inputs import Input
 
 if TYPE_CHECKING:
-    from jaxsep.models.spec import ModelSpec
+    from jaxsep.models.ensemble import AnySpec
 
 RESIDUAL = "residual"
 FIELDS = ("track", "stem", "ext", "parent", "model")
@@ -117,7 +117,7 @@ class Job:
 def plan(
     inputs: Sequence[Input],
     directory: Path,
-    spec: "ModelSpec",
+    spec: "AnySpec",
     config: OutputConfig,
     *,
     stems: Sequence[str] | None = None,

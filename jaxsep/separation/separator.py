@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import flax.linen as nn
 import jax
@@ -26,13 +26,15 @@ from jaxsep.models.family import in_precision
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.batches import BatchRunner, Program, Slot
 from jaxsep.separation.estimate import delays, describe_not_finite, estimate_chunks
-from jaxsep.separation.lockstep import lockstep
+from jaxsep.separation.lockstep import Lane, lockstep
 from jaxsep.separation.mixtures import Group, Mixture, MixtureWindow, ProgressCallback, Streamed
 from jaxsep.separation.options import SeparationOptions, SeparatorOptions
 from jaxsep.separation.passes import READ_AHEAD, MagnitudePasses
 from jaxsep.separation.threads import ahead
 from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
-from jaxsep.weights.pretrained import load_pretrained
+
+if TYPE_CHECKING:
+    from jaxsep.separation.models import AnySeparator
 
 logger = logging.getLogger(__name__)
 
@@ -68,19 +70,6 @@ class Model:
     variables: Variables
     spec: ModelSpec
     sha256: str
-
-
-def load_model(name_or_path: str | Path) -> Model:
-    """Loads a model by its name in the catalogue, or from a checkpoint of jaxsep's.
-
-    Args:
-        name_or_path: A name such as 'spleeter-2stems', a .safetensors file or an Orbax directory.
-
-    Raises:
-        CheckpointError: If there is no such model, or its file is damaged or does not match its description.
-    """
-    checkpoint = load_pretrained(name_or_path)
-    return Model(checkpoint.spec.network(), checkpoint.variables, checkpoint.spec, checkpoint.sha256)
 
 
 class Separator:
@@ -145,14 +134,16 @@ class Separator:
             )
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Unpack[SeparatorOptions]) -> "Separator":
-        """Loads a model and makes a Separator of it.
+    def from_pretrained(cls, name_or_path: str | Path, **options: Unpack[SeparatorOptions]) -> "AnySeparator":
+        """Loads a model and makes a Separator of it; of an ensemble, an `EnsembleSeparator`.
 
         Args:
             name_or_path: As for `load_model`.
             **options: See `SeparatorOptions`.
         """
-        return cls(load_model(name_or_path), **options)
+        from jaxsep.separation.models import load_separator
+
+        return load_separator(name_or_path, **options)
 
     def with_variables(self, variables: Variables) -> "Separator":
         """Returns a Separator of the same model with other weights; it shares what this one has compiled.
@@ -246,15 +237,18 @@ class Separator:
         Raises:
             SeparationAborted: If a progress callback returned False.
         """
-        shifts = self.model.spec.procedure.shifts
-        if not shifts:
+        if not self.model.spec.procedure.shifts:
             yield from self._streamed(mixtures)
             return
-        drawn = delays(shifts, self.model.spec.sample_rate, self.options.seed, self._member)
-        weights = np.ones((shifts, len(self.stems)))
+        lanes = self.lanes()
         for mixture in mixtures:
-            lanes = [partial(self._streamed, delay=delay) for delay in drawn]
-            yield from lockstep(mixture, lanes, weights)
+            yield from lockstep(mixture, lanes, np.ones((len(lanes), len(self.stems))))
+
+    def lanes(self) -> list[Lane]:
+        """Returns what has to run side by side, and to be averaged: one separation for each time shift."""
+        shifts = self.model.spec.procedure.shifts
+        drawn = delays(shifts, self.model.spec.sample_rate, self.options.seed, self._member) if shifts else (0,)
+        return [partial(self._streamed, delay=delay) for delay in drawn]
 
     def _streamed(self, mixtures: Iterable[Mixture], delay: int = 0) -> Generator[Streamed, None, None]:
         if self._passes is None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.separation.inputs import Input
 from jaxsep.separation.mixtures import Mixture, Progress, ProgressCallback
+from jaxsep.separation.models import AnySeparator, load_separator
 from jaxsep.separation.outputs import Job, OutputConfig, plan
-from jaxsep.separation.separator import Separator
 from jaxsep.separation.threads import Encoder
 from jaxsep.separation.track import FileReport, Track
 
@@ -25,7 +25,7 @@ def separate_file(
     mixture: str | Path,
     directory: str | Path = "separated",
     *,
-    separator: Separator | None = None,
+    separator: AnySeparator | None = None,
     config: OutputConfig | None = None,
     progress: ProgressCallback | None = None,
 ) -> FileReport:
@@ -47,7 +47,7 @@ def separate_file(
         SeparationError: If the model gives samples that are not finite.
         SeparationAborted: If `progress` returned False.
     """
-    separator = Separator.from_pretrained("spleeter-2stems") if separator is None else separator
+    separator = load_separator("spleeter-2stems") if separator is None else separator
     config = OutputConfig() if config is None else config
     each = Input.of_file(Path(mixture))
     (job,) = plan([each], Path(directory), separator.model.spec, config, stems=separator.stems)
@@ -62,7 +62,7 @@ def separate_file(
 
 def run_jobs(
     jobs: Iterable[Job],
-    separator: Separator,
+    separator: AnySeparator,
     config: OutputConfig,
     *,
     progress: JobProgress | None = None,
@@ -122,7 +122,7 @@ def _discard_all(tracks: dict[int, Track]) -> None:
 class _Clock:
     """Divides the run's seconds among the files: to each, what passed since the file before it was finished."""
 
-    def __init__(self, separator: Separator) -> None:
+    def __init__(self, separator: AnySeparator) -> None:
         self._separator = separator
         self._last = self._now()
 

@@ -18,8 +18,8 @@ from jaxsep import unfinished
 from jaxsep.audio import AudioReader, AudioWriter, Resampler, check_output, choose_subtype, resampled_length
 from jaxsep.errors import JaxsepError, SeparationError
 from jaxsep.separation.mixtures import Mixture, ProgressCallback
+from jaxsep.separation.models import AnySeparator
 from jaxsep.separation.outputs import Job, OutputConfig
-from jaxsep.separation.separator import Separator
 from jaxsep.separation.threads import Encoder
 from jaxsep.typing import HostSourceWaveform, HostWaveform
 
@@ -90,7 +90,7 @@ class Track:
     def __init__(
         self,
         job: Job,
-        separator: Separator,
+        separator: AnySeparator,
         config: OutputConfig,
         encoder: Encoder,
         clock: Callable[[], dict[str, float]],

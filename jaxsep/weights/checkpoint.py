@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxsep import unfinished
 from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep.models.ensemble import EnsembleSpec
 from jaxsep.models.spec import ModelSpec
 from jaxsep.typing import Variables
 from jaxsep.weights import runs
@@ -28,7 +29,7 @@ from jaxsep.weights.tree import expected_shapes, flatten, mismatches, unflatten
 
 StorageType = Literal["float32", "float16"]
 
-_RECORD = "jaxsep.json"
+RECORD = "jaxsep.json"
 _ARRAYS = "arrays"
 
 
@@ -71,26 +72,26 @@ def save_checkpoint(
         CheckpointError: There is something at `path`, the variables do not fit the spec, or a value cannot be stored.
     """
     path = Path(path)
-    arrays = {name: _as_stored(name, leaf, dtype) for name, leaf in flatten(variables).items()}
-    _check_shapes(spec, {name: array.shape for name, array in arrays.items()}, where=f"the variables for {path}")
+    arrays = {name: as_stored(name, leaf, dtype) for name, leaf in flatten(variables).items()}
+    check_shapes(spec, {name: array.shape for name, array in arrays.items()}, where=f"the variables for {path}")
     sha256 = hash_arrays(arrays)
     described = spec.model_dump(mode="json")
-    record = {"format": "jaxsep", "sha256": sha256, "spec_sha256": _hash_spec(described)}
+    record = {"format": "jaxsep", "sha256": sha256, "spec_sha256": hash_spec(described)}
     if path.suffix == ".safetensors":
-        with _replacing(path, overwrite) as temporary, temporary.open("xb") as file:
-            file.write(_header(arrays, {**record, "spec": _canonical(described)}))
+        with replacing(path, overwrite) as temporary, temporary.open("xb") as file:
+            file.write(header(arrays, {**record, "spec": canonical(described)}))
             for array in arrays.values():
-                file.write(_little_endian(array))
+                file.write(little_endian(array))
             file.flush()
             os.fsync(file.fileno())
     else:
         from orbax.checkpoint import v1 as ocp
 
-        with _replacing(path, overwrite) as temporary:
+        with replacing(path, overwrite) as temporary:
             temporary.mkdir()
             ocp.save(temporary.absolute() / _ARRAYS, unflatten(arrays))
             text = json.dumps({**record, "spec": described}, indent=2, ensure_ascii=False)
-            (temporary / _RECORD).write_text(text + "\n", encoding="utf-8")
+            (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
     return sha256
 
 
@@ -103,26 +104,31 @@ def load_checkpoint(path: str | os.PathLike[str], *, known: Collection[tuple[str
             are not compared with the model's, for which the model has to be traced.
 
     Raises:
-        CheckpointError: It is missing, of another format, newer than this jaxsep, damaged, or does not match its own
-            spec leaf for leaf.
+        CheckpointError: It is missing, of another format, newer than this jaxsep, damaged, an ensemble, or does not
+            match its own spec leaf for leaf.
     """
     path = Path(path)
     if _is_of_a_run(path):
         return _load_from_run(path)
-    with _reported(path):
-        spec, hashes = _read_record(path)
+    with reported(path):
+        spec, hashes = read_record(path)
+        if isinstance(spec, EnsembleSpec):
+            raise CheckpointError(
+                f"{path} is an ensemble of {len(spec.members)} models, and one model is asked for; separate with it, "
+                "or say which of its members you mean."
+            )
         read = _read_folder if path.is_dir() else _read_file
         arrays = read(path, None if hashes in known else spec)
     # Hashing and converting let go of the interpreter's lock, and take as long as each other.
     with ThreadPoolExecutor() as pool:
         found = pool.submit(hash_arrays, arrays)
-        leaves = _as_float32(arrays)
+        leaves = as_float32(arrays)
     if found.result() != hashes[1]:
         raise CheckpointError(f"{path} is damaged: its arrays do not match its sha256; get it anew.")
     return Checkpoint(spec, unflatten(leaves), hashes[1])
 
 
-def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
+def read_spec(path: str | os.PathLike[str]) -> ModelSpec | EnsembleSpec:
     """Reads what a checkpoint is, without its arrays.
 
     Args:
@@ -134,17 +140,17 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
     path = Path(path)
     if _is_of_a_run(path):
         return _spec_from_run(path)[1]
-    with _reported(path):
-        return _read_record(path)[0]
+    with reported(path):
+        return read_record(path)[0]
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether there is a checkpoint of jaxsep's own at `path`, intact or not."""
     path = Path(path)
     if path.is_dir():
-        return (path / _RECORD).is_file() or _is_of_a_run(path)
+        return (path / RECORD).is_file() or _is_of_a_run(path)
     try:
-        with _reported(path):
+        with reported(path):
             return "spec" in _metadata(path)
     except CheckpointError:
         return False
@@ -156,7 +162,7 @@ def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"{name}\0{array.dtype.name}\0{','.join(map(str, array.shape))}\0".encode())
-        digest.update(_little_endian(array))
+        digest.update(little_endian(array))
     return digest.hexdigest()
 
 
@@ -176,11 +182,11 @@ def _spec_from_run(path: Path) -> tuple[Path, ModelSpec]:
 def _load_from_run(path: Path) -> Checkpoint:
     folder, spec = _spec_from_run(path)
     arrays = flatten(runs.read_variables(folder))
-    _check_shapes(spec, {name: array.shape for name, array in arrays.items()}, where=str(folder))
+    check_shapes(spec, {name: array.shape for name, array in arrays.items()}, where=str(folder))
     return Checkpoint(spec, unflatten(arrays), hash_arrays(arrays))
 
 
-def _as_float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def as_float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns read-only copies: one type for all that runs them, and the exact values, since float16 fits into float32.
 
     They lie in one buffer, each on a boundary of 64 bytes: such arrays JAX uses on a CPU as they are, others it copies.
@@ -199,7 +205,7 @@ def _as_float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return leaves
 
 
-def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+def header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     """Returns what a safetensors file starts with.
 
     The library orders its metadata at random; this way the same weights make the same file.
@@ -218,11 +224,17 @@ def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> by
     return len(text).to_bytes(8, "little") + text
 
 
-def _little_endian(array: np.ndarray) -> memoryview:
+def little_endian(array: np.ndarray) -> memoryview:
+    """Returns an array's bytes, the lowest of each number first."""
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
 
 
-def _as_stored(name: str, leaf: Any, dtype: StorageType | None) -> np.ndarray:
+def as_stored(name: str, leaf: Any, dtype: StorageType | None) -> np.ndarray:
+    """Returns an array in the type that it is stored in.
+
+    Raises:
+        CheckpointError: It cannot be stored so.
+    """
     array = np.asarray(leaf)
     stored = dtype or array.dtype.name
     if stored not in ("float32", "float16") or array.dtype.kind != "f":
@@ -237,7 +249,12 @@ def _as_stored(name: str, leaf: Any, dtype: StorageType | None) -> np.ndarray:
     return converted
 
 
-def _check_shapes(spec: ModelSpec, found: Mapping[str, tuple[int, ...]], *, where: str) -> None:
+def check_shapes(spec: ModelSpec, found: Mapping[str, tuple[int, ...]], *, where: str) -> None:
+    """Refuses arrays that are not those of the model.
+
+    Raises:
+        CheckpointError: It names the leaves that differ.
+    """
     try:
         expected = expected_shapes(spec)
     except ConfigError as error:
@@ -247,12 +264,12 @@ def _check_shapes(spec: ModelSpec, found: Mapping[str, tuple[int, ...]], *, wher
 
 
 @contextmanager
-def _replacing(path: Path, overwrite: bool) -> Iterator[Path]:
+def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and moves what is there to `path` once it is complete."""
     if path.exists():
         if not overwrite:
             raise CheckpointError(f"{path} exists; choose another name, or say that it may be overwritten.")
-        if path.is_dir() and not (path / _RECORD).is_file():
+        if path.is_dir() and not (path / RECORD).is_file():
             raise CheckpointError(
                 f"{path} is a folder but no checkpoint, so it is not overwritten; choose another name."
             )
@@ -288,7 +305,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def reported(path: Path) -> Iterator[None]:
     """Turns whatever goes wrong while a file is read into one sentence."""
     try:
         yield
@@ -302,14 +319,14 @@ def _reported(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}.") from None
 
 
-def _read_record(path: Path) -> tuple[ModelSpec, tuple[str, str]]:
+def read_record(path: Path) -> tuple[ModelSpec | EnsembleSpec, tuple[str, str]]:
     """Returns the verified spec, its sha256, and the sha256 that the arrays must have."""
     if path.is_dir():
-        if not (path / _RECORD).is_file():
+        if not (path / RECORD).is_file():
             raise CheckpointError(
-                f"{path} is no checkpoint of jaxsep: it holds no {_RECORD}; `jaxsep convert` makes one."
+                f"{path} is no checkpoint of jaxsep: it holds no {RECORD}; `jaxsep convert` makes one."
             )
-        record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
     else:
         record = dict(_metadata(path))
         if "spec" not in record:
@@ -318,10 +335,11 @@ def _read_record(path: Path) -> tuple[ModelSpec, tuple[str, str]]:
     if not isinstance(record, dict) or not isinstance(record.get("spec"), dict):
         raise CheckpointError(f"{path} is no checkpoint of jaxsep: its record is not a JSON object with a spec.")
     try:
-        spec = ModelSpec.parse(record["spec"], where=f"The spec of {path}")
+        kind = EnsembleSpec if "members" in record["spec"] else ModelSpec
+        spec = kind.parse(record["spec"], where=f"The spec of {path}")
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    if record.get("format") != "jaxsep" or record.get("spec_sha256") != _hash_spec(record["spec"]):
+    if record.get("format") != "jaxsep" or record.get("spec_sha256") != hash_spec(record["spec"]):
         raise CheckpointError(f"{path} is damaged: its spec does not match its sha256; get it anew.")
     if not isinstance(record.get("sha256"), str):
         raise CheckpointError(f"{path} is damaged: it says no sha256 of its arrays; get it anew.")
@@ -341,25 +359,32 @@ def _read_file(path: Path, spec: ModelSpec | None) -> dict[str, np.ndarray]:
     with safetensors.safe_open(path, framework="numpy") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         if spec is not None:
-            _check_shapes(spec, shapes, where=str(path))
+            check_shapes(spec, shapes, where=str(path))
         return {name: file.get_tensor(name) for name in shapes}
 
 
 def _read_folder(path: Path, spec: ModelSpec | None) -> dict[str, np.ndarray]:
+    arrays = read_orbax(path.absolute() / _ARRAYS)
+    if spec is not None:
+        check_shapes(spec, {name: array.shape for name, array in arrays.items()}, where=str(path))
+    return arrays
+
+
+def read_orbax(folder: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a folder that Orbax wrote, by their paths; host arrays wherever they were saved from."""
     from orbax.checkpoint import v1 as ocp
 
-    folder = path.absolute() / _ARRAYS
     stored = flatten(ocp.metadata(folder).metadata)
-    if spec is not None:
-        _check_shapes(spec, {name: tuple(leaf.shape) for name, leaf in stored.items()}, where=str(path))
-    # Host arrays wherever they were saved from; a view of one zero says what is wanted and takes no memory.
+    # A view of one zero says what is wanted and takes no memory.
     wanted = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}
     return {name: np.asarray(leaf) for name, leaf in flatten(ocp.load(folder, unflatten(wanted))).items()}
 
 
-def _hash_spec(described: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical(described).encode()).hexdigest()
+def hash_spec(described: Mapping[str, Any]) -> str:
+    """Returns the sha256 of a spec's canonical text."""
+    return hashlib.sha256(canonical(described).encode()).hexdigest()
 
 
-def _canonical(described: Mapping[str, Any]) -> str:
+def canonical(described: Mapping[str, Any]) -> str:
+    """Returns a spec as text, always the same for the same values."""
     return json.dumps(described, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -5,6 +5,7 @@ until weights are loaded.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from jaxsep.weights.pull import find_file, places, pull
 
 if TYPE_CHECKING:
     from jaxsep.weights.checkpoint import Checkpoint
+    from jaxsep.weights.ensembles import EnsembleCheckpoint
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
@@ -48,18 +50,27 @@ def is_present(name: str) -> bool:
     return find_file(name) is not None
 
 
-def load_pretrained(name_or_path: str | os.PathLike[str]) -> "Checkpoint":
-    """Loads a model by its name or from a path.
+def load_pretrained(
+    name_or_path: str | os.PathLike[str], *, stems: Sequence[str] | None = None
+) -> "Checkpoint | EnsembleCheckpoint":
+    """Loads a model or an ensemble by its name or from a path.
 
     Args:
         name_or_path: See `resolve`.
+        stems: Names of the stems that are wanted; members of an ensemble that have no weight for any of them are not
+            read. None for all.
 
     Raises:
         CheckpointError: It is not there and cannot be had, is damaged, or not what the catalogue says.
     """
-    from jaxsep.weights.checkpoint import load_checkpoint
+    from jaxsep.models.ensemble import EnsembleSpec
+    from jaxsep.weights.checkpoint import load_checkpoint, read_spec
+    from jaxsep.weights.ensembles import load_ensemble
 
     path = resolve(name_or_path)
+    spec = read_spec(path)
+    if isinstance(spec, EnsembleSpec):
+        return load_ensemble(path, spec.needed(stems))
     known = [
         (entry.spec_sha256, entry.sha256)
         for entry in list_models()
@@ -73,6 +84,37 @@ def load_pretrained(name_or_path: str | os.PathLike[str]) -> "Checkpoint":
             f"{entry.sha256}); run `jaxsep models pull {entry.name} --force`."
         )
     return checkpoint
+
+
+def load_one(name_or_path: str | os.PathLike[str], *, member: int | None = None) -> "Checkpoint":
+    """Loads one model by its name or from a path, of an ensemble one of its members.
+
+    Args:
+        name_or_path: See `resolve`.
+        member: Number of the member of an ensemble, from 0; None for what is no ensemble.
+
+    Raises:
+        CheckpointError: It cannot be loaded, it is an ensemble and no member is named, or there is no such member.
+    """
+    from jaxsep.models.ensemble import EnsembleSpec
+    from jaxsep.weights.checkpoint import read_spec
+    from jaxsep.weights.ensembles import EnsembleCheckpoint, load_ensemble
+
+    if member is not None:
+        path = resolve(name_or_path)
+        spec = read_spec(path)
+        if not isinstance(spec, EnsembleSpec):
+            raise CheckpointError(f"'{name_or_path}' is one model and no ensemble; leave the member out.")
+        if not 0 <= member < len(spec.members):
+            raise CheckpointError(f"'{name_or_path}' has the members 0 to {len(spec.members) - 1}, and none {member}.")
+        return load_ensemble(path, [member]).members[member]
+    loaded = load_pretrained(name_or_path)
+    if isinstance(loaded, EnsembleCheckpoint):
+        raise CheckpointError(
+            f"'{name_or_path}' is an ensemble of {len(loaded.spec.members)} models, and one model is asked for; name "
+            "one of its members."
+        )
+    return loaded
 
 
 def _looks_like_path(name: str) -> bool:

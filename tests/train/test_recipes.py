@@ -171,7 +171,8 @@ def test_overrides_that_cannot_be_are_refused_in_one_sentence(override, message)
     [
         ("trainin={steps: 1}", "trainin", "training"),
         ("optimizer.schedule.kidn=plateau", "optimizer.schedule.kidn", "kind"),
-        ("model.domain.stft.nfft=2048", "stft.nfft", "n_fft"),
+        ("model.domain.stft.nfft=2048", "model.domain.stft.nfft", "n_fft"),
+        ("model.procedure.cutting.widnow=none", "model.procedure.cutting.widnow", "window"),
         ("model.config.filtres=[8, 16]", "filtres", "filters"),
         ("init={checkpoint: spleeter-2stems, frehs: []}", "init.frehs", "fresh"),
         ("loss.terms=[{kind: magnitude_l1, wieght: 2}]", "loss.terms.0.wieght", "weight"),
