@@ -75,13 +75,14 @@ class EnsembleSeparator:
             weights = dict(zip(spec.stems, spec.weights[number], strict=True))
             own: SeparatorOptions = {
                 **options,
-                "stems": [stem for stem in self.stems if weights[stem] > 0],
+                # The same for all, so that members of the same config have the same program.
+                "stems": self.stems,
                 "slot": slot,
                 "shared_programs": self._programs,
                 "member": number,
             }
             self._separators.append(Separator(ensemble.members[number], **own))
-            self._weights.append([weights[stem] for stem in self._separators[-1].stems])
+            self._weights.append([weights[stem] for stem in self.stems])
         self.device: jax.Device = self._separators[0].device
 
     @property
@@ -126,11 +127,9 @@ class EnsembleSeparator:
         lanes: list[Lane] = []
         rows: list[Any] = []
         for separator, weights in zip(self._separators, self._weights, strict=True):
-            row = np.zeros(len(self.stems))
-            row[[self.stems.index(stem) for stem in separator.stems]] = weights
             # The shifts of a member share its weight.
             own = separator.lanes()
             lanes += own
-            rows += [row / len(own)] * len(own)
+            rows += [np.asarray(weights) / len(own)] * len(own)
         for mixture in mixtures:
             yield from lockstep(mixture, lanes, np.stack(rows))

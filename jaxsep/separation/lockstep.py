@@ -21,9 +21,8 @@ def lockstep(
 
     Args:
         mixture: What all of them separate; its progress is told as one.
-        lanes: What separates it.
-        weights: Weight of each source's estimate by each lane; the mean is divided by their sum. A lane gives the
-            sources for which it has a weight, and no others.
+        lanes: What separates it, all with the same sources.
+        weights: Weight of each source's estimate by each lane; the mean is divided by their sum.
 
     Yields:
         Blocks, and how the mixture ended: with the first error of a lane.
@@ -64,7 +63,7 @@ class _Mean:
         """Adds a lane's next block and yields what is complete."""
         share = self._shares[lane]
         own = np.flatnonzero(share)
-        weighted = block * share[own][:, None, None]
+        weighted = block[own] * share[own][:, None, None]
         begin = self.received[lane] - self._start
         end = begin + block.shape[1]
         self.received[lane] += block.shape[1]
