@@ -250,8 +250,14 @@ class _Container:
     """A file opened by FFmpeg, with one of its audio streams."""
 
     def __init__(self, path: Path, stream: int) -> None:
-        import av  # 50 ms, and needed for compressed files only
-        import av.error
+        try:
+            import av  # 50 ms, and needed for compressed files only
+            import av.error
+        except ModuleNotFoundError:
+            raise AudioError(
+                f"{path} is not a file that libsndfile reads, and FFmpeg is not here: install it with "
+                "`pip install av`, or convert the file to wav or flac."
+            ) from None
 
         # A Python file instead of a name: FFmpeg takes 'a:b.mp3' for a protocol. No protocol is allowed either, so that
         # a playlist in disguise opens no other file and no network connection. PyAV keeps FFmpeg's log off by itself.
