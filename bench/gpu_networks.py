@@ -1,0 +1,128 @@
+"""The networks that bench/gpu.py measures, with random weights, and all that is asked of a `ModelSpec` for it.
+
+How JAX and PyTorch run them is in gpu_frameworks.py.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Examples that differ; larger batches repeat them.
+DISTINCT = 4
+# What a tiny config of each family has.
+_TINY: dict[str, dict[str, Any]] = {
+    "unet": {"filters": (2, 4), "bins": 32},
+    "wave_unet": {"levels": 2, "filters": 4},
+    "wave_unet_resampled": {"filters": (8, 16)},
+}
+
+
+class Network(NamedTuple):
+    """A network with random weights: how fast it is does not depend on them.
+
+    Attributes:
+        module: The linen module.
+        variables: Its variables, on the host.
+        spec: What the weights belong to.
+    """
+
+    module: Any
+    variables: Any
+    spec: Any
+
+
+@functools.cache
+def build(name: str, tiny: bool) -> Network:
+    """Returns a published network, or a tiny one of its family."""
+    from jaxsep.models import FAMILIES
+    from jaxsep.weights import spleeter, wave_unet
+    from jaxsep.weights.tree import expected_shapes, unflatten
+
+    spec = {**spleeter.SPECS, **wave_unet.SPECS}[name]
+    if tiny:
+        spec = tiny_spec(spec)
+    rng = np.random.default_rng(0)
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        name = path.rpartition("/")[2]
+        if name in ("scale", "var", "bias", "mean"):
+            return np.full(shape, float(name in ("scale", "var")), np.float32)
+        fan_in = max(int(np.prod(shape[:-1])), 1)
+        return rng.standard_normal(shape, np.float32) * np.float32(fan_in**-0.5)
+
+    variables = unflatten({path: draw(path, shape) for path, shape in expected_shapes(spec).items()})
+    return Network(FAMILIES[spec.family].module(spec.config), variables, spec)
+
+
+def tiny_spec(spec: Any) -> Any:
+    """Returns a description like another one, of a network that takes no time."""
+    from jaxsep.models.spec import whole_frames, whole_outputs
+
+    config = spec.config.parse(
+        {**spec.config.model_dump(), "n_sources": 2, **_TINY[spec.family]}, where="a tiny network"
+    )
+    described = {**spec.model_dump(), "name": f"tiny-{spec.name}", "config": config, "stems": spec.stems[:2]}
+    if spec.stft is None:
+        described["chunking"] = whole_outputs(*config.lengths(2048), last=spec.chunking.last)
+    else:
+        transform = spec.stft.model_copy(update={"n_fft": 128, "hop_length": 32})
+        described |= {"stft": transform, "chunking": whole_frames(transform, 16)}
+        described["bandwidth_hz"] = config.bins * spec.sample_rate / transform.n_fft
+    return spec.parse(described, where="a tiny network")
+
+
+def chunk_length(spec: Any) -> int:
+    """Returns how many samples of the mixture make a chunk."""
+    return spec.chunking.chunk_length
+
+
+def chunk_seconds(spec: Any) -> float:
+    """Returns how many seconds of a track each further chunk adds."""
+    return spec.chunking.chunk_hop / spec.sample_rate
+
+
+def input_shape(spec: Any) -> tuple[int, ...]:
+    """Returns the shape of what the network sees of a chunk: magnitudes, or samples."""
+    if spec.stft is None:
+        return (spec.chunking.chunk_length, spec.channels)
+    return (spec.chunking.chunk_hop // spec.stft.hop_length, spec.bins, spec.channels)
+
+
+def sees_magnitudes(spec: Any) -> bool:
+    """Whether the network maps magnitudes; otherwise it maps waveforms."""
+    return spec.stft is not None
+
+
+def host_inputs(spec: Any, batch: int) -> np.ndarray:
+    """Returns random inputs of the network, DISTINCT of them at most."""
+    drawn = np.random.default_rng(1).standard_normal((min(batch, DISTINCT), *input_shape(spec)), np.float32)
+    return np.abs(drawn) if sees_magnitudes(spec) else 0.1 * drawn
+
+
+def host_sources(spec: Any, batch: int) -> np.ndarray:
+    """Returns random sources (batch, source, time, channel), DISTINCT of them at most."""
+    shape = (min(batch, DISTINCT), len(spec.stems), chunk_length(spec), spec.channels)
+    return 0.1 * np.random.default_rng(2).standard_normal(shape, np.float32)
+
+
+def torch_magnitudes(spec: Any, waveforms: Any) -> Any:
+    """Returns the magnitudes (..., channel, frame, freq) of PyTorch's waveforms (..., channel, time)."""
+    import torch
+
+    window = torch.hann_window(spec.stft.n_fft, device=waveforms.device)
+    spectrogram = torch.stft(
+        waveforms.reshape(-1, waveforms.shape[-1]),
+        spec.stft.n_fft,
+        spec.stft.hop_length,
+        window=window,
+        center=False,
+        return_complex=True,
+    )
+    magnitudes = spectrogram[:, : spec.bins].abs().mT
+    return magnitudes.reshape(*waveforms.shape[:-1], *magnitudes.shape[-2:])
+
+
+def estimated_part(spec: Any, waveforms: Any) -> Any:
+    """Returns the samples (..., time) that a network on waveforms estimates."""
+    return waveforms[..., spec.chunking.context : spec.chunking.context + spec.chunking.estimate_length]
