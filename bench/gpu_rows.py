@@ -85,10 +85,11 @@ class Clock:
     """
 
     def __init__(self, task: Task, end: float) -> None:
-        """Gives a task its share of the time left; the first row needs what the task needs."""
+        """Gives a task its share of the time left, and at least what its first row needs where there is so much."""
         now = time.time()
-        self.until = now + max((end - now) * task["share"], min(task["needs_seconds"], end - now))
-        self._last, self._row_began = task["needs_seconds"], now
+        needs, left = task["needs_seconds"], end - now
+        self.until = now + max(left * task["share"], min(needs, left))
+        self._expected = needs if left < needs else 0.0
 
     @property
     def left(self) -> float:
@@ -97,8 +98,9 @@ class Clock:
 
     def lacks(self) -> str | None:
         """Returns why no further row is begun: it may take 1.2 times as long as the last one, and there is less."""
-        expected, left = 1.2 * self._last, self.left
-        return None if expected <= left else f"{max(left, 0):.0f} s are left, and it needs some {expected:.0f} s"
+        if self._expected <= self.left:
+            return None
+        return f"{max(self.left, 0):.0f} s are left, and it needs some {self._expected:.0f} s"
 
     @contextlib.contextmanager
     def row(self) -> Iterator[None]:
@@ -107,7 +109,7 @@ class Clock:
         try:
             yield
         finally:
-            self._last = time.time() - began
+            self._expected = 1.2 * (time.time() - began)
 
 
 def grow(
@@ -140,20 +142,27 @@ def grow(
 
 
 def attempt(measure: Callable[[], Row]) -> Row:
-    """Returns what is measured, or the reason why it could not be in one line."""
+    """Returns what is measured, or why it could not be."""
     try:
         return {"status": "measured", **measure()}
-    except ModuleNotFoundError as error:
-        return {"status": "skipped", "reason": f"the package '{error.name}' is not installed here"}
-    except subprocess.TimeoutExpired:
-        return {"status": "skipped", "reason": "the time is over"}
     except Exception as error:
-        memory = "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "OutOfMemoryError"
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[0][:200]}"
-        return {"status": "out of memory" if memory else "failed", "reason": reason}
+        return failure(error)
     finally:
         gc.collect()
+
+
+def failure(error: Exception) -> Row:
+    """Returns how a row ends that is not measured, with the reason in one line."""
+    if isinstance(error, ModuleNotFoundError):
+        return {"status": "skipped", "reason": f"the package '{error.name}' is not installed here"}
+    if isinstance(error, subprocess.TimeoutExpired):
+        return {"status": "skipped", "reason": "the time is over"}
+    memory = "RESOURCE_EXHAUSTED" in str(error) or type(error).__name__ == "OutOfMemoryError"
+    lines = str(error).strip().splitlines() or [""]
+    return {
+        "status": "out of memory" if memory else "failed",
+        "reason": f"{type(error).__name__}: {lines[0][:200]}",
+    }
 
 
 def measure_networks(task: Task, framework: Framework, clock: Clock, tiny: bool) -> Iterator[Row]:
@@ -295,12 +304,7 @@ def rows_of(
         else:
             yield from MEASUREMENTS[task["task"]](task, framework(), clock, tiny)
     except Exception as error:
-        raised = error
-
-        def again() -> Row:
-            raise raised
-
-        yield {"case": None, "batch": None, **attempt(again)}
+        yield {"case": None, "batch": None, **failure(error)}
 
 
 def main() -> None:

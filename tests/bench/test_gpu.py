@@ -172,4 +172,11 @@ def test_batches_grow_until_memory_ends_in_each_case():
 def test_no_row_is_begun_that_does_not_fit_into_the_time():
     clock = gpu_rows.Clock({"share": 1.0, "needs_seconds": 5.0}, time.time() + 2)
     (row,) = gpu_rows.grow([1], CASES, clock, lambda batch, case: {})
-    assert (row["status"], row["reason"]) == ("skipped", "2 s are left, and it needs some 6 s")
+    assert (row["status"], row["reason"]) == ("skipped", "2 s are left, and it needs some 5 s")
+
+
+def test_a_small_share_of_the_time_is_enough_for_the_first_row():
+    clock = gpu_rows.Clock({"share": 0.001, "needs_seconds": 1.0}, time.time() + 60)
+    time.sleep(0.1)
+    rows = list(gpu_rows.grow([1, 2], CASES[:1], clock, lambda batch, case: time.sleep(1.0) or {}))
+    assert [row["status"] for row in rows] == ["measured", "skipped"]
