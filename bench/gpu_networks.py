@@ -35,7 +35,6 @@ class Network(NamedTuple):
 @functools.cache
 def build(name: str, tiny: bool) -> Network:
     """Returns a published network, or a tiny one of its family."""
-    from jaxsep.models import FAMILIES
     from jaxsep.weights import spleeter, wave_unet
     from jaxsep.weights.tree import expected_shapes, unflatten
 
@@ -52,51 +51,45 @@ def build(name: str, tiny: bool) -> Network:
         return rng.standard_normal(shape, np.float32) * np.float32(fan_in**-0.5)
 
     variables = unflatten({path: draw(path, shape) for path, shape in expected_shapes(spec).items()})
-    return Network(FAMILIES[spec.family].module(spec.config), variables, spec)
+    return Network(spec.network(), variables, spec)
 
 
 def tiny_spec(spec: Any) -> Any:
     """Returns a description like another one, of a network that takes no time."""
-    from jaxsep.models.spec import whole_frames, whole_outputs
+    from jaxsep.models.domain import whole_frames, whole_outputs
 
     config = spec.config.parse(
         {**spec.config.model_dump(), "n_sources": 2, **_TINY[spec.family]}, where="a tiny network"
     )
     described = {**spec.model_dump(), "name": f"tiny-{spec.name}", "config": config, "stems": spec.stems[:2]}
-    if spec.stft is None:
-        described["chunking"] = whole_outputs(*config.lengths(2048), last=spec.chunking.last)
+    if sees_magnitudes(spec):
+        transform = spec.domain.stft.model_copy(update={"n_fft": 128, "hop_length": 32})
+        described["domain"] = {**spec.domain.model_dump(), "stft": transform, "bins": config.bins}
+        cutting = whole_frames(transform, 16)
     else:
-        transform = spec.stft.model_copy(update={"n_fft": 128, "hop_length": 32})
-        described |= {"stft": transform, "chunking": whole_frames(transform, 16)}
-        described["bandwidth_hz"] = config.bins * spec.sample_rate / transform.n_fft
+        cutting = whole_outputs(*config.lengths(2048), last=spec.procedure.cutting.last)
+    described["procedure"] = {"cutting": cutting}
     return spec.parse(described, where="a tiny network")
 
 
 def chunk_length(spec: Any) -> int:
     """Returns how many samples of the mixture make a chunk."""
-    return spec.chunking.chunk_length
+    return spec.chunk_length
 
 
 def chunk_seconds(spec: Any) -> float:
     """Returns how many seconds of a track each further chunk adds."""
-    return spec.chunking.chunk_hop / spec.sample_rate
-
-
-def input_shape(spec: Any) -> tuple[int, ...]:
-    """Returns the shape of what the network sees of a chunk: magnitudes, or samples."""
-    if spec.stft is None:
-        return (spec.chunking.chunk_length, spec.channels)
-    return (spec.chunking.chunk_hop // spec.stft.hop_length, spec.bins, spec.channels)
+    return spec.procedure.cutting.chunk_hop / spec.sample_rate
 
 
 def sees_magnitudes(spec: Any) -> bool:
     """Whether the network maps magnitudes; otherwise it maps waveforms."""
-    return spec.stft is not None
+    return len(spec.input_shape()) == 3
 
 
 def host_inputs(spec: Any, batch: int) -> np.ndarray:
     """Returns random inputs of the network, DISTINCT of them at most."""
-    drawn = np.random.default_rng(1).standard_normal((min(batch, DISTINCT), *input_shape(spec)), np.float32)
+    drawn = np.random.default_rng(1).standard_normal((min(batch, DISTINCT), *spec.input_shape()), np.float32)
     return np.abs(drawn) if sees_magnitudes(spec) else 0.1 * drawn
 
 
@@ -110,19 +103,21 @@ def torch_magnitudes(spec: Any, waveforms: Any) -> Any:
     """Returns the magnitudes (..., channel, frame, freq) of PyTorch's waveforms (..., channel, time)."""
     import torch
 
-    window = torch.hann_window(spec.stft.n_fft, device=waveforms.device)
+    transform = spec.domain.stft
+    window = torch.hann_window(transform.n_fft, device=waveforms.device)
     spectrogram = torch.stft(
         waveforms.reshape(-1, waveforms.shape[-1]),
-        spec.stft.n_fft,
-        spec.stft.hop_length,
+        transform.n_fft,
+        transform.hop_length,
         window=window,
         center=False,
         return_complex=True,
     )
-    magnitudes = spectrogram[:, : spec.bins].abs().mT
+    magnitudes = spectrogram[:, : spec.domain.bins].abs().mT
     return magnitudes.reshape(*waveforms.shape[:-1], *magnitudes.shape[-2:])
 
 
 def estimated_part(spec: Any, waveforms: Any) -> Any:
     """Returns the samples (..., time) that a network on waveforms estimates."""
-    return waveforms[..., spec.chunking.context : spec.chunking.context + spec.chunking.estimate_length]
+    cutting = spec.procedure.cutting
+    return waveforms[..., cutting.context : cutting.context + cutting.estimate_length]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.gpu_frameworks import Framework, Jax, Ready, Torch, as_batch, training_step
-from bench.gpu_networks import build, chunk_seconds, host_inputs, host_sources, input_shape
+from bench.gpu_networks import build, chunk_seconds, host_inputs, host_sources
 
 # The most important first: of growing batches, each is measured in all cases before the next one.
 CASES = {"forward": ("highest", "default", "bfloat16"), "step": ("default", "bfloat16", "highest")}
@@ -206,7 +206,7 @@ def count_operations(task: Task, framework: Framework, clock: Clock, tiny: bool)
         # Counted for the CPU, since not every plugin for another device counts.
         with jax.default_device(jax.devices("cpu")[0]):
             if kind == "forward":
-                inputs = jax.ShapeDtypeStruct((1, *input_shape(network.spec)), jnp.float32)
+                inputs = jax.ShapeDtypeStruct((1, *network.spec.input_shape()), jnp.float32)
                 lowered = jax.jit(partial(module.apply, train=False)).lower(network.variables, inputs)
             else:
                 step, start = training_step(module, network)
