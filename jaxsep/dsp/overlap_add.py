@@ -50,9 +50,10 @@ def split_into_chunks(audio: Waveform, cuts: Cuts) -> list[Chunks]:
             lambda start, size=seen_length: jax.lax.dynamic_slice_in_dim(padded, start, size, axis=-2), out_axes=-3
         )
         samples = cut_out(starts)
-        if own[-1].fill == "reflect" and own[-1].length < seen_length:
-            rest = _padded(samples[..., -1, : own[-1].length, :], 0, seen_length - own[-1].length, "reflect")
-            samples = samples.at[..., -1, :, :].set(rest)
+        for place, cut in enumerate(own):
+            if cut.fill == "reflect" and cut.length < seen_length:
+                rest = _padded(samples[..., place, : cut.length, :], 0, seen_length - cut.length, "reflect")
+                samples = samples.at[..., place, :, :].set(rest)
         weights = jnp.asarray(np.stack([cut.weights for cut in own]))
         groups.append(Chunks(own, samples, weights))
     return groups

@@ -17,7 +17,7 @@ from parity.twins import OUTPUTS, largest_error
 
 from jaxsep.errors import CheckpointError
 from jaxsep.models.wave_unet import PRESETS
-from jaxsep.separation.separator import load_model
+from jaxsep.separation.models import load_model
 from jaxsep.weights.convert import convert
 from jaxsep.weights.pull import pull
 from jaxsep.weights.readers import read_weights

@@ -12,7 +12,7 @@ import pytest
 from weights.small_models import small_spec, small_variables
 
 from jaxsep.errors import CheckpointError
-from jaxsep.separation.separator import load_model
+from jaxsep.separation.models import load_model
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.weights.runs import choose_checkpoint, read_state

@@ -10,7 +10,7 @@ from jaxsep.compare.reference.wave_unet_resampled import ResampledWaveUNet, save
 from jaxsep.errors import CheckpointError
 from jaxsep.models.spec import whole_outputs
 from jaxsep.models.wave_unet_resampled import ResampledWaveUNetConfig
-from jaxsep.separation.separator import load_model
+from jaxsep.separation.models import load_model
 from jaxsep.weights.convert import convert
 from jaxsep.weights.mapping import apply
 from jaxsep.weights.tree import expected_shapes
