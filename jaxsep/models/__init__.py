@@ -16,7 +16,6 @@ from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.classic_unet import ClassicUNet, ClassicUNetConfig
 from jaxsep.models.domain import Domain, Magnitude, Waveform, whole_frames, whole_outputs
 from jaxsep.models.ensemble import EnsembleSpec
-from jaxsep.models.ensemble import EnsembleSpec
 from jaxsep.models.family import Family, FamilyConfig, NetworkConfig, SpectralConfig
 from jaxsep.models.jansson import JanssonConfig, JanssonUNet
 from jaxsep.models.procedure import Normalise, Procedure
@@ -27,6 +26,7 @@ from jaxsep.models.wave_unet_resampled import ResampledWaveUNet, ResampledWaveUN
 
 __all__ = [
     "FAMILIES",
+    "Chunking",
     "ClassicUNet",
     "ClassicUNetConfig",
     "Domain",
