@@ -3,10 +3,11 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, SupportsInt, Unpack
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.ensemble import EnsembleSpec
@@ -106,7 +107,7 @@ class EnsembleSeparator:
         return self._separators[0].batch_size
 
     def separate(
-        self, mixture: HostWaveform, sample_rate: int, *, progress: ProgressCallback | None = None
+        self, mixture: ArrayLike, sample_rate: SupportsInt, *, progress: ProgressCallback | None = None
     ) -> Separation:
         """Separates a waveform; see `Separator.separate`."""
         return separate_waveform(self, mixture, sample_rate, progress)

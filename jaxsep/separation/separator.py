@@ -11,12 +11,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, SupportsInt, Unpack
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxsep.audio import resample
 from jaxsep.dsp.cuts import WholeTrack
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# More channels than samples and than this are surely samples.
+# More channels than this, and more than samples, are surely samples. Clips of a few samples may be wider than long.
 _MOST_CHANNELS = 64
 
 
@@ -177,21 +178,23 @@ class Separator:
         return (self._passes.last if self._passes else self._runner).batch_size
 
     def separate(
-        self, mixture: HostWaveform, sample_rate: int, *, progress: ProgressCallback | None = None
+        self, mixture: ArrayLike, sample_rate: SupportsInt, *, progress: ProgressCallback | None = None
     ) -> Separation:
         """Separates a waveform.
 
         Args:
-            mixture: Samples (time, channel), full scale at 1; anything that `np.asarray` takes. Where channels are not
-                as many as the model's, they are separated in groups; see `jaxsep.separation.window.ChannelGroups`.
-            sample_rate: Sample rate of the mixture in Hz.
+            mixture: Floating-point samples (time, channel), full scale at 1: anything that `np.asarray` takes. Where
+                channels are not as many as the model's, they are separated in groups; see
+                `jaxsep.separation.window.ChannelGroups`.
+            sample_rate: Sample rate of the mixture in Hz: a whole number of any type, such as 44100 or 44100.0.
             progress: Called after every chunk.
 
         Returns:
             Stems with the mixture's sample rate, channels and number of samples.
 
         Raises:
-            AudioError: If the mixture is empty, not finite, or has its channels first.
+            AudioError: If the mixture is empty, not finite or no such array; if it has more channels than samples and
+                more than 64, and so is surely (channel, time); or if the sample rate is no whole number above 0.
             SeparationAborted: If `progress` returned False.
         """
         return separate_waveform(self, mixture, sample_rate, progress)
@@ -316,13 +319,13 @@ class Separator:
 
 
 def separate_waveform(
-    separator: Any, mixture: HostWaveform, sample_rate: int, progress: ProgressCallback | None
+    separator: Any, mixture: ArrayLike, sample_rate: SupportsInt, progress: ProgressCallback | None
 ) -> Separation:
     """Separates a waveform with anything that streams; see `Separator.separate`."""
     spec = separator.model.spec
     array, rate = _checked_mixture(mixture), _checked_rate(sample_rate)
     length = len(array)
-    at_model_rate = resample(array.astype(np.float32, copy=False), rate, spec.sample_rate)
+    at_model_rate = resample(array, rate, spec.sample_rate)
     blocks = list(separator.stream(lambda: iter([at_model_rate]), length=len(at_model_rate), progress=progress))
     estimates = np.concatenate(blocks, axis=1)
     stems = {}
@@ -343,30 +346,36 @@ def blocks_of(streamed: Iterable[Streamed]) -> Iterator[HostSourceWaveform]:
 
 
 def _checked_mixture(mixture: Any) -> HostWaveform:
-    array = np.asarray(mixture)
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+    """Returns a mixture in float32, once it is known to be one."""
+    try:
+        array = np.asarray(mixture)
+    except (TypeError, ValueError) as error:
+        raise AudioError(f"The mixture is no array (time, channel): {error}.") from None
+    if array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
+        fix = "; give one channel as mixture[:, None]" if array.ndim == 1 else ""
         raise AudioError(
             f"The mixture must be floating point (time, channel) with full scale at 1, "
-            f"not {array.dtype} of shape {array.shape}."
+            f"not {array.dtype} of shape {array.shape}{fix}."
         )
-    if array.shape[0] < array.shape[1] and array.shape[1] > _MOST_CHANNELS:
+    samples, channels = array.shape
+    if channels > max(samples, _MOST_CHANNELS):
         raise AudioError(
-            f"The mixture has {array.shape[0]} samples of {array.shape[1]} channels; audio is (time, channel), so "
-            "transpose it."
+            f"The mixture has {samples} samples of {channels} channels; audio is (time, channel), so transpose it."
         )
+    with np.errstate(over="ignore"):  # what is too large for float32 is not finite there
+        array = array.astype(np.float32, copy=False)
     if array.size == 0 or not np.isfinite(array).all():
         raise AudioError("The mixture must hold one sample or more, all finite.")
     return array
 
 
 def _checked_rate(sample_rate: Any) -> int:
-    try:
-        rate = int(sample_rate)
-        if rate != sample_rate or rate < 1:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise AudioError(f"The sample rate is {sample_rate!r}; give a whole number of Hz, such as 44100.") from None
-    return rate
+    """Returns a sample rate as an int, once it is known to be one."""
+    number = np.asarray(sample_rate)
+    is_number = number.ndim == 0 and number.dtype.kind in "iuf"  # neither truth values nor text
+    if not is_number or not np.isfinite(number) or number < 1 or number % 1 != 0:
+        raise AudioError(f"The sample rate is {sample_rate!r}; give a whole number of Hz, such as 44100.")
+    return int(number)
 
 
 def _arrays_of(group: Group) -> Any:
