@@ -26,13 +26,13 @@ from jaxsep.models import find_family
 from jaxsep.models.family import in_precision
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.batches import BatchRunner, Program, Slot
-from jaxsep.separation.estimate import delays, describe_not_finite, estimate_chunks
+from jaxsep.separation.estimate import delays, describe_not_finite, estimate_chunks, estimate_sources
 from jaxsep.separation.lockstep import Lane, lockstep
 from jaxsep.separation.mixtures import Group, Mixture, MixtureWindow, ProgressCallback, Streamed
 from jaxsep.separation.options import SeparationOptions, SeparatorOptions
 from jaxsep.separation.passes import READ_AHEAD, MagnitudePasses
 from jaxsep.separation.threads import ahead
-from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
+from jaxsep.typing import HostSourceWaveform, HostWaveform, SourceWaveform, Variables, Waveform
 
 if TYPE_CHECKING:
     from jaxsep.separation.models import AnySeparator
@@ -58,7 +58,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its weights, ready for `estimate_sources`.
+    """A network with its weights, ready for a `Separator`, or to estimate sources as a pure function.
 
     Attributes:
         module: The linen module.
@@ -71,6 +71,24 @@ class Model:
     variables: Variables
     spec: ModelSpec
     sha256: str
+
+    def estimate(self, variables: Variables, mixture: Waveform, *, seed: int = 0) -> SourceWaveform:
+        """Separates whole waveforms in one piece: `estimate_sources` of this network and its procedure.
+
+        A pure function of arrays, so that `jax.jit(model.estimate)(model.variables, mixture)` and `jax.grad` work.
+
+        Args:
+            variables: The model's variables, or others of their shapes.
+            mixture: Waveforms (*batch, time, channel) at the model's sample rate, with the model's channels.
+            seed: What time shifts are drawn from, where the procedure has any; static under `jax.jit`.
+
+        Returns:
+            Waveforms (*batch, source, time, channel), sources in the order of `spec.stems`.
+
+        Raises:
+            SeparationError: If the mixture does not have the model's channels.
+        """
+        return estimate_sources(variables, mixture, model=self.module, spec=self.spec, seed=seed)
 
 
 class Separator:
