@@ -15,6 +15,7 @@ from jaxsep.separation.batches import Program, Slot
 from jaxsep.separation.lockstep import Lane, lockstep
 from jaxsep.separation.mixtures import Mixture, ProgressCallback, Streamed
 from jaxsep.separation.options import SeparationOptions, SeparatorOptions
+from jaxsep.separation.pickling import Given, MadeOfAModel
 from jaxsep.separation.separator import Model, Separation, Separator, blocks_of, separate_waveform
 from jaxsep.typing import HostSourceWaveform, HostWaveform
 
@@ -34,7 +35,7 @@ class Ensemble:
     sha256: str
 
 
-class EnsembleSeparator:
+class EnsembleSeparator(MadeOfAModel):
     """Separates mixtures with several models and averages their estimates.
 
     Members run side by side over each mixture, one batch on the device at a time; members with the same config share
@@ -58,6 +59,7 @@ class EnsembleSeparator:
             ConfigError: If a stem is not one of the ensemble's, a member that is needed was not loaded, or a member
                 cannot be run as the options say.
         """
+        self._given = Given.of(ensemble.spec, options)
         self.options = SeparationOptions.of(options)
         spec = self.options.applied_to(ensemble.spec)
         stems = options.get("stems")

@@ -31,6 +31,7 @@ from jaxsep.separation.lockstep import Lane, lockstep
 from jaxsep.separation.mixtures import Group, Mixture, MixtureWindow, ProgressCallback, Streamed
 from jaxsep.separation.options import SeparationOptions, SeparatorOptions
 from jaxsep.separation.passes import READ_AHEAD, MagnitudePasses
+from jaxsep.separation.pickling import Given, MadeOfAModel
 from jaxsep.separation.threads import ahead
 from jaxsep.typing import HostSourceWaveform, HostWaveform, SourceWaveform, Variables, Waveform
 
@@ -90,12 +91,19 @@ class Model:
         """
         return estimate_sources(variables, mixture, model=self.module, spec=self.spec, seed=seed)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is pickled: weights on the host, so that a process that unpickles them needs no device."""
+        return {**self.__dict__, "variables": jax.tree.map(np.asarray, self.variables)}
 
-class Separator:
+
+class Separator(MadeOfAModel):
     """Separates mixtures with one model.
 
     Functions are compiled once, for one shape: chunks of the model's own length. Tracks of any length are cut into such
     chunks, so that memory is a matter of the model and the batch size alone.
+
+    It can be pickled to another process, which compiles its own functions for the first device of the same platform, or
+    for JAX's default device.
 
     Attributes:
         model: The network with its weights, and with the procedure that the options ask for.
@@ -115,6 +123,7 @@ class Separator:
             ConfigError: If a stem is not one of the model's, or the model cannot be run as the options say.
             SeparationError: If a network on waveforms is to be filtered.
         """
+        self._given = Given.of(model.spec, options)
         stems, device, batch_size = options.get("stems"), options.get("device"), options.get("batch_size")
         self.options = SeparationOptions.of(options)
         spec = self.options.applied_to(model.spec)
@@ -170,8 +179,9 @@ class Separator:
         Args:
             variables: In the shapes and types of the model's own.
         """
+        model = replace(self.model, variables=jax.device_put(variables, self.device), sha256="")
         other = copy.copy(self)
-        other.model = replace(self.model, variables=jax.device_put(variables, self.device), sha256="")
+        other.model = model
         return other
 
     @property
