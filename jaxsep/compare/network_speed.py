@@ -74,7 +74,7 @@ def measure_forward(
             # A channels-last view of the same memory: no copy is timed.
             channels_first = torch.from_numpy(magnitude).permute(0, 3, 1, 2)
 
-            def ours(compiled: Callable = compiled, magnitude: jax.Array = on_device) -> np.ndarray:
+            def ours(compiled: Callable[..., jax.Array] = compiled, magnitude: jax.Array = on_device) -> np.ndarray:
                 return np.asarray(compiled(variables, magnitude).block_until_ready())
 
             def theirs(magnitude: torch.Tensor = channels_first) -> np.ndarray:

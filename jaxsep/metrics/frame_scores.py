@@ -9,11 +9,15 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 
 from jaxsep.errors import AudioError, ConfigError, nearest
 from jaxsep.metrics.sdr import as_pair
 
 METRICS = ("sdr", "isr", "sir", "sar")
+
+# More channels than this, and more than samples, are surely samples: each would be given 512 taps for each other.
+_MOST_CHANNELS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +82,7 @@ class BssEvalScores:
 
 
 def as_stem_pairs(
-    references: Mapping[str, np.ndarray], estimates: Mapping[str, np.ndarray]
+    references: Mapping[str, ArrayLike], estimates: Mapping[str, ArrayLike]
 ) -> tuple[tuple[str, ...], tuple[Float[np.ndarray, "source time channel"], Float[np.ndarray, "source time channel"]]]:
     """Returns the stems in the order of `references`, and both in float64, once they are known to be fit for BSS Eval.
 
@@ -87,7 +91,7 @@ def as_stem_pairs(
         estimates: For the same stems and of the same shapes.
 
     Raises:
-        AudioError: A stem is silent throughout, shapes differ, or a value is not finite.
+        AudioError: A stem is silent throughout, shapes differ, a value is not finite, or channels come first.
         ConfigError: The stems differ, or there is none.
     """
     stems = tuple(references)
@@ -129,7 +133,7 @@ def are_silent(sources: Float[np.ndarray, "source time channel"]) -> Bool[np.nda
     return ~np.any(summed, axis=1)
 
 
-def _checked(stem: str, reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(stem: str, reference: ArrayLike, estimate: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Returns a stem's pair in float64, or says what is wrong with it."""
     try:
         pair = as_pair(reference, estimate)
@@ -138,6 +142,11 @@ def _checked(stem: str, reference: np.ndarray, estimate: np.ndarray) -> tuple[np
     for name, waveform in zip(("reference", "estimate"), pair, strict=True):
         if waveform.ndim != 2:
             raise AudioError(f"the {name} of stem '{stem}' has the shape {waveform.shape}: give (time, channel)")
+        if waveform.shape[1] > max(len(waveform), _MOST_CHANNELS):
+            raise AudioError(
+                f"the {name} of stem '{stem}' has {len(waveform)} samples of {waveform.shape[1]} channels, but audio "
+                "is (time, channel): transpose it"
+            )
         if are_silent(waveform[None])[0]:
             raise AudioError(
                 f"the {name} of stem '{stem}' is silent throughout (or its channels cancel each other), for which BSS "

@@ -9,15 +9,15 @@ import pathlib
 import types
 from collections.abc import Mapping
 
-import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxsep.errors import JaxsepError
 from jaxsep.metrics.frame_scores import BssEvalScores, as_stem_pairs, frame_lengths
 
 
 def museval_scores(
-    references: Mapping[str, np.ndarray],
-    estimates: Mapping[str, np.ndarray],
+    references: Mapping[str, ArrayLike],
+    estimates: Mapping[str, ArrayLike],
     *,
     sample_rate: int,
     window_seconds: float = 1.0,

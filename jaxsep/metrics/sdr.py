@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from jaxsep.errors import AudioError
 
@@ -15,8 +16,8 @@ MDX_EPS = 1e-7
 
 
 def global_sdr(
-    references: Float[np.ndarray, "*source time channel"],
-    estimates: Float[np.ndarray, "..."],
+    references: ArrayLike,
+    estimates: ArrayLike,
     *,
     eps: float = MDX_EPS,
 ) -> Float[np.ndarray, "*source"]:
@@ -31,7 +32,8 @@ def global_sdr(
     dB.
 
     Args:
-        references: True sources (time, channel), or (source, time, channel) for one score per source.
+        references: True sources (time, channel), or (source, time, channel) for one score per source; anything that
+            `np.asarray` takes.
         estimates: What a separation gave, of the same shape.
         eps: Energy added to both sums. It bounds the score of a perfect estimate (100 dB for a reference of energy
             1000) and makes a silent estimate of a silent reference score 0 dB. With 0 these two are inf and NaN.
@@ -42,15 +44,15 @@ def global_sdr(
     Raises:
         AudioError: The shapes differ, nothing is there to score, or a value is not finite.
     """
-    references, estimates = as_pair(references, estimates)
-    signal = _energy(references) + eps
-    distortion = _energy(references - estimates) + eps
+    true, estimated = as_pair(references, estimates)
+    signal = _energy(true) + eps
+    distortion = _energy(true - estimated) + eps
     return _decibels(signal, distortion)
 
 
 def si_sdr(
-    references: Float[np.ndarray, "*source time channel"],
-    estimates: Float[np.ndarray, "..."],
+    references: ArrayLike,
+    estimates: ArrayLike,
     *,
     zero_mean: bool = False,
 ) -> Float[np.ndarray, "*source"]:
@@ -62,7 +64,8 @@ def si_sdr(
         alpha = <e, s> / <s, s>        SI-SDR = 10 log10(|alpha s|^2 / |alpha s - e|^2)
 
     Args:
-        references: True sources (time, channel), or (source, time, channel) for one score per source.
+        references: True sources (time, channel), or (source, time, channel) for one score per source; anything that
+            `np.asarray` takes.
         estimates: What a separation gave, of the same shape.
         zero_mean: Whether the mean over time of each channel is taken from both first. The paper assumes signals of
             zero mean; torchmetrics does not subtract it unless asked, asteroid does.
@@ -74,15 +77,15 @@ def si_sdr(
     Raises:
         AudioError: The shapes differ, nothing is there to score, or a value is not finite.
     """
-    references, estimates = as_pair(references, estimates)
+    true, estimated = as_pair(references, estimates)
     if zero_mean:
-        references = references - references.mean(axis=-2, keepdims=True)
-        estimates = estimates - estimates.mean(axis=-2, keepdims=True)
-    energy = _energy(references)
+        true = true - true.mean(axis=-2, keepdims=True)
+        estimated = estimated - estimated.mean(axis=-2, keepdims=True)
+    energy = _energy(true)
     with np.errstate(invalid="ignore"):
-        gain = np.sum(references * estimates, axis=(-2, -1)) / energy
-    projection = gain[..., None, None] * references
-    return _decibels(_energy(projection), _energy(projection - estimates))
+        gain = np.sum(true * estimated, axis=(-2, -1)) / energy
+    projection = gain[..., None, None] * true
+    return _decibels(_energy(projection), _energy(projection - estimated))
 
 
 @dataclasses.dataclass
@@ -134,7 +137,7 @@ class TrackSums:
         return _decibels(projection, rest)
 
 
-def as_pair(references: np.ndarray, estimates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def as_pair(references: ArrayLike, estimates: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Returns both in float64, once they are known to be fit for scoring.
 
     Args:
@@ -144,22 +147,23 @@ def as_pair(references: np.ndarray, estimates: np.ndarray) -> tuple[np.ndarray, 
     Raises:
         AudioError: The shapes differ, a track has no samples, or a value is not finite.
     """
-    if references.shape != estimates.shape:
+    true, estimated = np.asarray(references), np.asarray(estimates)
+    if true.shape != estimated.shape:
         raise AudioError(
-            f"the estimates have the shape {estimates.shape} and the references {references.shape}, but each sample is "
+            f"the estimates have the shape {estimated.shape} and the references {true.shape}, but each sample is "
             "compared with the one at its place: cut or pad the estimates to the length and channels of the references"
         )
-    if references.ndim < 2 or references.size == 0:
+    if true.ndim < 2 or true.size == 0:
         raise AudioError(
-            f"waveforms of shape {references.shape} cannot be scored: give (time, channel) with at least one sample"
+            f"waveforms of shape {true.shape} cannot be scored: give (time, channel) with at least one sample"
         )
-    for name, waveforms in (("references", references), ("estimates", estimates)):
+    for name, waveforms in (("references", true), ("estimates", estimated)):
         if not np.all(np.isfinite(waveforms)):
             # A median that skips NaN would hide it.
             raise AudioError(
                 f"the {name} hold values that are not finite, which have no score: look for the step that made them"
             )
-    return references.astype(np.float64, copy=False), estimates.astype(np.float64, copy=False)
+    return true.astype(np.float64, copy=False), estimated.astype(np.float64, copy=False)
 
 
 def _energy(waveforms: np.ndarray) -> np.ndarray | np.float64:

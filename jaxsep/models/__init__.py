@@ -1,6 +1,7 @@
 """The model families, one file each: a config, a linen module and its published forms.
 
-`FAMILIES` names those that come with jaxsep. Weights are in `jaxsep.weights`.
+`FAMILIES` names those that come with jaxsep. Published configs are in each family's file, by name in its `PRESETS`.
+Weights are in `jaxsep.weights`.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from typing import Any, Literal
 import flax.linen as nn
 
 from jaxsep.config import Config
+from jaxsep.dsp.cuts import Chunking, WholeTrack
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.classic_unet import ClassicUNet, ClassicUNetConfig
-from jaxsep.models.domain import Domain, Magnitude, Waveform
+from jaxsep.models.domain import Domain, Magnitude, Waveform, whole_frames, whole_outputs
+from jaxsep.models.ensemble import EnsembleSpec
 from jaxsep.models.family import Family, FamilyConfig, NetworkConfig, SpectralConfig
 from jaxsep.models.jansson import JanssonConfig, JanssonUNet
 from jaxsep.models.procedure import Normalise, Procedure
@@ -23,18 +26,33 @@ from jaxsep.models.wave_unet_resampled import ResampledWaveUNet, ResampledWaveUN
 
 __all__ = [
     "FAMILIES",
+    "Chunking",
+    "ClassicUNet",
+    "ClassicUNetConfig",
     "Domain",
+    "EnsembleSpec",
     "Family",
     "FamilyConfig",
+    "JanssonConfig",
+    "JanssonUNet",
     "Magnitude",
     "ModelSpec",
     "NetworkConfig",
     "Normalise",
     "Procedure",
+    "ResampledWaveUNet",
+    "ResampledWaveUNetConfig",
     "SpectralConfig",
+    "UNet",
+    "UNetConfig",
+    "WaveUNet",
+    "WaveUNetConfig",
     "Waveform",
+    "WholeTrack",
     "find_family",
     "register_family",
+    "whole_frames",
+    "whole_outputs",
 ]
 
 FAMILIES: dict[str, Family] = {

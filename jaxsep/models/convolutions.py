@@ -120,7 +120,7 @@ def same(
     return jax.lax.conv_general_dilated(maps, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
 
 
-def choose_form(form: ConvolutionForm, on_cpu: Callable, native: Callable, *operands: Array) -> Any:
+def choose_form(form: ConvolutionForm, on_cpu: Callable[..., Any], native: Callable[..., Any], *operands: Array) -> Any:
     """Applies one of two functions to the operands, as the form asks for, or by the platform that is compiled for."""
     # The forms were chosen in float32. Narrower types would round each partial sum, where one convolution rounds once.
     if form == "native" or any(operand.dtype != jnp.float32 for operand in operands):

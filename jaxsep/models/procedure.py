@@ -1,6 +1,6 @@
 """Procedure: how a track is taken through a network: cutting, normalisation, shifts and the model's own filter."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import pydantic
 
@@ -54,6 +54,15 @@ class Procedure(Config):
         if self.wiener is not None and self.wiener.residual:
             raise ValueError("a model's Wiener filter gives its stems alone; leave wiener.residual out")
         return self
+
+
+class ProcedureChanges(TypedDict, total=False):
+    """Values of a `Procedure`, under its names, in place of others."""
+
+    cutting: Cutting
+    normalise: Normalise | None
+    shifts: int
+    wiener: WienerConfig | None
 
 
 # What Demucs 3 and 4 do to every track (demucs/api.py), what Demucs 2 does (separate.py of its branch v2), and what

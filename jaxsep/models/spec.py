@@ -1,7 +1,7 @@
 """ModelSpec: everything that is needed, beside the arrays, to run a set of weights. No arrays, no files."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import flax.linen as nn
 import pydantic
@@ -13,7 +13,7 @@ from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.models.domain import Domain
 from jaxsep.models.family import FamilyConfig, SpectralConfig
 from jaxsep.models.format_versions import from_version_1, is_version_1
-from jaxsep.models.procedure import Procedure
+from jaxsep.models.procedure import Procedure, ProcedureChanges
 
 FORMAT_VERSION = 2
 
@@ -92,7 +92,7 @@ class ModelSpec(Config):
         return self.domain.output_shape(self.chunk_length if length is None else length, self.network_config)
 
     def with_procedure(
-        self, *, chunk_seconds: float | int | None = None, overlap: float | int | None = None, **changes: Any
+        self, *, chunk_seconds: float | int | None = None, overlap: float | int | None = None, **changes: Unpack[ProcedureChanges]
     ) -> "ModelSpec":
         """Returns the same model with another procedure.
 

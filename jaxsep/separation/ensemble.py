@@ -3,10 +3,11 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, SupportsInt, Unpack
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.ensemble import EnsembleSpec
@@ -14,6 +15,7 @@ from jaxsep.separation.batches import Program, Slot
 from jaxsep.separation.lockstep import Lane, lockstep
 from jaxsep.separation.mixtures import Mixture, ProgressCallback, Streamed
 from jaxsep.separation.options import SeparationOptions, SeparatorOptions
+from jaxsep.separation.pickling import Given, MadeOfAModel
 from jaxsep.separation.separator import Model, Separation, Separator, blocks_of, separate_waveform
 from jaxsep.typing import HostSourceWaveform, HostWaveform
 
@@ -33,7 +35,7 @@ class Ensemble:
     sha256: str
 
 
-class EnsembleSeparator:
+class EnsembleSeparator(MadeOfAModel):
     """Separates mixtures with several models and averages their estimates.
 
     Members run side by side over each mixture, one batch on the device at a time; members with the same config share
@@ -57,6 +59,7 @@ class EnsembleSeparator:
             ConfigError: If a stem is not one of the ensemble's, a member that is needed was not loaded, or a member
                 cannot be run as the options say.
         """
+        self._given = Given.of(ensemble.spec, options)
         self.options = SeparationOptions.of(options)
         spec = self.options.applied_to(ensemble.spec)
         stems = options.get("stems")
@@ -106,7 +109,7 @@ class EnsembleSeparator:
         return self._separators[0].batch_size
 
     def separate(
-        self, mixture: HostWaveform, sample_rate: int, *, progress: ProgressCallback | None = None
+        self, mixture: ArrayLike, sample_rate: SupportsInt, *, progress: ProgressCallback | None = None
     ) -> Separation:
         """Separates a waveform; see `Separator.separate`."""
         return separate_waveform(self, mixture, sample_rate, progress)

@@ -9,6 +9,7 @@ from jaxsep.config import Config
 from jaxsep.dsp.wiener import NORBERT, WienerConfig
 from jaxsep.errors import ConfigError
 from jaxsep.models.ensemble import AnySpec, EnsembleSpec
+from jaxsep.models.procedure import ProcedureChanges
 from jaxsep.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class SeparationOptions(Config):
         return self._applied_to(spec)
 
     def _applied_to(self, spec: ModelSpec) -> ModelSpec:
-        changes: dict[str, Any] = {}
+        changes: ProcedureChanges = {}
         if self.shifts is not None:
             changes["shifts"] = self.shifts
         wiener = spec.procedure.wiener

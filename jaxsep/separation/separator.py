@@ -11,12 +11,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, SupportsInt, Unpack
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxsep.audio import resample
 from jaxsep.dsp.cuts import WholeTrack
@@ -25,20 +26,21 @@ from jaxsep.models import find_family
 from jaxsep.models.family import in_precision
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.batches import BatchRunner, Program, Slot
-from jaxsep.separation.estimate import delays, describe_not_finite, estimate_chunks
+from jaxsep.separation.estimate import delays, describe_not_finite, estimate_chunks, estimate_sources
 from jaxsep.separation.lockstep import Lane, lockstep
 from jaxsep.separation.mixtures import Group, Mixture, MixtureWindow, ProgressCallback, Streamed
 from jaxsep.separation.options import SeparationOptions, SeparatorOptions
 from jaxsep.separation.passes import READ_AHEAD, MagnitudePasses
+from jaxsep.separation.pickling import Given, MadeOfAModel
 from jaxsep.separation.threads import ahead
-from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
+from jaxsep.typing import HostSourceWaveform, HostWaveform, SourceWaveform, Variables, Waveform
 
 if TYPE_CHECKING:
     from jaxsep.separation.models import AnySeparator
 
 logger = logging.getLogger(__name__)
 
-# More channels than samples and than this are surely samples.
+# More channels than this, and more than samples, are surely samples. Clips of a few samples may be wider than long.
 _MOST_CHANNELS = 64
 
 
@@ -57,7 +59,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its weights, ready for `estimate_sources`.
+    """A network with its weights, ready for a `Separator`, or to estimate sources as a pure function.
 
     Attributes:
         module: The linen module.
@@ -71,12 +73,37 @@ class Model:
     spec: ModelSpec
     sha256: str
 
+    def estimate(self, variables: Variables, mixture: Waveform, *, seed: int = 0) -> SourceWaveform:
+        """Separates whole waveforms in one piece: `estimate_sources` of this network and its procedure.
 
-class Separator:
+        A pure function of arrays, so that `jax.jit(model.estimate)(model.variables, mixture)` and `jax.grad` work.
+
+        Args:
+            variables: The model's variables, or others of their shapes.
+            mixture: Waveforms (*batch, time, channel) at the model's sample rate, with the model's channels.
+            seed: What time shifts are drawn from, where the procedure has any; static under `jax.jit`.
+
+        Returns:
+            Waveforms (*batch, source, time, channel), sources in the order of `spec.stems`.
+
+        Raises:
+            SeparationError: If the mixture does not have the model's channels.
+        """
+        return estimate_sources(variables, mixture, model=self.module, spec=self.spec, seed=seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is pickled: weights on the host, so that a process that unpickles them needs no device."""
+        return {**self.__dict__, "variables": jax.tree.map(np.asarray, self.variables)}
+
+
+class Separator(MadeOfAModel):
     """Separates mixtures with one model.
 
     Functions are compiled once, for one shape: chunks of the model's own length. Tracks of any length are cut into such
     chunks, so that memory is a matter of the model and the batch size alone.
+
+    It can be pickled to another process, which compiles its own functions for the first device of the same platform, or
+    for JAX's default device.
 
     Attributes:
         model: The network with its weights, and with the procedure that the options ask for.
@@ -96,6 +123,7 @@ class Separator:
             ConfigError: If a stem is not one of the model's, or the model cannot be run as the options say.
             SeparationError: If a network on waveforms is to be filtered.
         """
+        self._given = Given.of(model.spec, options)
         stems, device, batch_size = options.get("stems"), options.get("device"), options.get("batch_size")
         self.options = SeparationOptions.of(options)
         spec = self.options.applied_to(model.spec)
@@ -151,8 +179,9 @@ class Separator:
         Args:
             variables: In the shapes and types of the model's own.
         """
+        model = replace(self.model, variables=jax.device_put(variables, self.device), sha256="")
         other = copy.copy(self)
-        other.model = replace(self.model, variables=jax.device_put(variables, self.device), sha256="")
+        other.model = model
         return other
 
     @property
@@ -177,21 +206,23 @@ class Separator:
         return (self._passes.last if self._passes else self._runner).batch_size
 
     def separate(
-        self, mixture: HostWaveform, sample_rate: int, *, progress: ProgressCallback | None = None
+        self, mixture: ArrayLike, sample_rate: SupportsInt, *, progress: ProgressCallback | None = None
     ) -> Separation:
         """Separates a waveform.
 
         Args:
-            mixture: Samples (time, channel), full scale at 1; anything that `np.asarray` takes. Where channels are not
-                as many as the model's, they are separated in groups; see `jaxsep.separation.window.ChannelGroups`.
-            sample_rate: Sample rate of the mixture in Hz.
+            mixture: Floating-point samples (time, channel), full scale at 1: anything that `np.asarray` takes. Where
+                channels are not as many as the model's, they are separated in groups; see
+                `jaxsep.separation.window.ChannelGroups`.
+            sample_rate: Sample rate of the mixture in Hz: a whole number of any type, such as 44100 or 44100.0.
             progress: Called after every chunk.
 
         Returns:
             Stems with the mixture's sample rate, channels and number of samples.
 
         Raises:
-            AudioError: If the mixture is empty, not finite, or has its channels first.
+            AudioError: If the mixture is empty, not finite or no such array; if it has more channels than samples and
+                more than 64, and so is surely (channel, time); or if the sample rate is no whole number above 0.
             SeparationAborted: If `progress` returned False.
         """
         return separate_waveform(self, mixture, sample_rate, progress)
@@ -316,13 +347,13 @@ class Separator:
 
 
 def separate_waveform(
-    separator: Any, mixture: HostWaveform, sample_rate: int, progress: ProgressCallback | None
+    separator: Any, mixture: ArrayLike, sample_rate: SupportsInt, progress: ProgressCallback | None
 ) -> Separation:
     """Separates a waveform with anything that streams; see `Separator.separate`."""
     spec = separator.model.spec
     array, rate = _checked_mixture(mixture), _checked_rate(sample_rate)
     length = len(array)
-    at_model_rate = resample(array.astype(np.float32, copy=False), rate, spec.sample_rate)
+    at_model_rate = resample(array, rate, spec.sample_rate)
     blocks = list(separator.stream(lambda: iter([at_model_rate]), length=len(at_model_rate), progress=progress))
     estimates = np.concatenate(blocks, axis=1)
     stems = {}
@@ -343,30 +374,36 @@ def blocks_of(streamed: Iterable[Streamed]) -> Iterator[HostSourceWaveform]:
 
 
 def _checked_mixture(mixture: Any) -> HostWaveform:
-    array = np.asarray(mixture)
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+    """Returns a mixture in float32, once it is known to be one."""
+    try:
+        array = np.asarray(mixture)
+    except (TypeError, ValueError) as error:
+        raise AudioError(f"The mixture is no array (time, channel): {error}.") from None
+    if array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.floating):
+        fix = "; give one channel as mixture[:, None]" if array.ndim == 1 else ""
         raise AudioError(
             f"The mixture must be floating point (time, channel) with full scale at 1, "
-            f"not {array.dtype} of shape {array.shape}."
+            f"not {array.dtype} of shape {array.shape}{fix}."
         )
-    if array.shape[0] < array.shape[1] and array.shape[1] > _MOST_CHANNELS:
+    samples, channels = array.shape
+    if channels > max(samples, _MOST_CHANNELS):
         raise AudioError(
-            f"The mixture has {array.shape[0]} samples of {array.shape[1]} channels; audio is (time, channel), so "
-            "transpose it."
+            f"The mixture has {samples} samples of {channels} channels; audio is (time, channel), so transpose it."
         )
+    with np.errstate(over="ignore"):  # what is too large for float32 is not finite there
+        array = array.astype(np.float32, copy=False)
     if array.size == 0 or not np.isfinite(array).all():
         raise AudioError("The mixture must hold one sample or more, all finite.")
     return array
 
 
 def _checked_rate(sample_rate: Any) -> int:
-    try:
-        rate = int(sample_rate)
-        if rate != sample_rate or rate < 1:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise AudioError(f"The sample rate is {sample_rate!r}; give a whole number of Hz, such as 44100.") from None
-    return rate
+    """Returns a sample rate as an int, once it is known to be one."""
+    number = np.asarray(sample_rate)
+    is_number = number.ndim == 0 and number.dtype.kind in "iuf"  # neither truth values nor text
+    if not is_number or not np.isfinite(number) or number < 1 or number % 1 != 0:
+        raise AudioError(f"The sample rate is {sample_rate!r}; give a whole number of Hz, such as 44100.")
+    return int(number)
 
 
 def _arrays_of(group: Group) -> Any:

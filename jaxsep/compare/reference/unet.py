@@ -4,6 +4,7 @@ For comparisons only, with weights taken from our variables. Nothing imports thi
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -162,7 +163,7 @@ def layer_outputs(network: nn.Module, inputs: torch.Tensor) -> Mapping[str, torc
     outputs: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
             # Copies, because the next activation works in place.
             path = name.replace(".", "/")
             if isinstance(output, torch.Tensor):
