@@ -100,10 +100,15 @@ def test_public_names_are_these():
         "AudioError",
         "CheckpointError",
         "ConfigError",
+        "Ensemble",
+        "EnsembleSeparator",
+        "EnsembleSpec",
+        "Family",
         "FileReport",
         "JaxsepError",
         "Model",
         "ModelSpec",
+        "NetworkConfig",
         "OutputConfig",
         "Progress",
         "Separation",
@@ -115,6 +120,7 @@ def test_public_names_are_these():
         "estimate_sources",
         "list_models",
         "load_model",
+        "register_family",
         "separate_file",
     ]
     for name in jaxsep.__all__:

@@ -12,7 +12,9 @@ from jaxsep.compare.frameworks import FRAMEWORKS
 from jaxsep.compare.legs import PACKAGES, run_leg
 from jaxsep.compare.speed import RULES, measure_speed, to_markdown
 from jaxsep.compare.speed_leg import Leg, estimate_shape, segment_shape
-from jaxsep.models.spec import ModelSpec, whole_outputs
+from jaxsep.models.domain import whole_outputs
+from jaxsep.models.procedure import Procedure
+from jaxsep.models.spec import ModelSpec
 from jaxsep.weights import wave_unet
 from jaxsep.weights.checkpoint import save_checkpoint
 from jaxsep.weights.tree import expected_shapes, flatten, unflatten
@@ -34,10 +36,8 @@ SPEC = ModelSpec.parse(
         "stems": ("vocals", "accompaniment"),
         "sample_rate": 8000,
         "channels": 2,
-        "bandwidth_hz": 2000.0,
-        "stft": {"n_fft": 128, "hop_length": 32},
-        "masks": {},
-        "chunking": {"chunk_length": 16 * 32 + 96, "chunk_hop": 16 * 32, "lead": 128},
+        "domain": {"kind": "magnitude", "stft": {"n_fft": 128, "hop_length": 32}},
+        "procedure": {"cutting": {"chunk_length": 16 * 32 + 96, "chunk_hop": 16 * 32}},
         "licence": "MIT",
         "provenance": "made up",
     },
@@ -112,8 +112,8 @@ def test_frameworks_learn_the_same_on_waveforms(in_this_process):
     """A step of each on the Wave-U-Net, which estimates the middle of what it sees."""
     published = wave_unet.SPECS["wave-unet-m4"]
     config = published.config.model_copy(update={"levels": 1, "filters": 2})
-    chunking = whole_outputs(*config.lengths(500), last="shifted")
-    spec = published.model_copy(update={"config": config, "chunking": chunking})
+    procedure = Procedure(cutting=whole_outputs(*config.lengths(500), last="shifted"))
+    spec = published.model_copy(update={"config": config, "procedure": procedure})
     rng = np.random.default_rng(1)
     shapes = expected_shapes(spec)
     drawn = unflatten({path: rng.uniform(0.1, 0.3, shape).astype(np.float32) for path, shape in shapes.items()})

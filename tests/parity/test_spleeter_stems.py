@@ -14,7 +14,7 @@ import pytest
 from weights.archives import pack, publish
 from weights.published import tensorflow_checkpoint
 
-from jaxsep.separation.separator import load_model
+from jaxsep.separation.models import load_model
 from jaxsep.weights.convert import convert
 from jaxsep.weights.pull import pull
 

@@ -17,11 +17,12 @@ from parity.twins import OUTPUTS, largest_error
 
 from jaxsep.errors import CheckpointError
 from jaxsep.models.wave_unet import PRESETS
-from jaxsep.separation.separator import load_model
+from jaxsep.separation.models import load_model
 from jaxsep.weights.convert import convert
 from jaxsep.weights.pull import pull
 from jaxsep.weights.readers import read_weights
-from jaxsep.weights.wave_unet import SPECS, tensorflow_names
+from jaxsep.weights.rules import SPECS
+from jaxsep.weights.wave_unet import tensorflow_names
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-spleeter" / "bin" / "python"
