@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import jaxsep
+from jaxsep.compare.twins import TWINS
+from jaxsep.models import FAMILIES
+from jaxsep.weights.rules import RULES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxsep"
@@ -189,3 +192,167 @@ def test_the_wheel_holds_the_package_and_its_weights_only(tmp_path):
     assert "jaxsep/weights/data/spleeter-2stems.safetensors" in names
     assert "jaxsep/py.typed" in names
     assert {name.split("/")[-1] for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
+
+
+# Outside of models/, these may know a family: each of them is about one.
+FAMILIES_OWN_FILES = {
+    # Rules for the weights of one family, or of two whose networks are built of the same layers.
+    "jaxsep/weights/spleeter.py",
+    "jaxsep/weights/jansson.py",
+    "jaxsep/weights/classic_unet.py",
+    "jaxsep/weights/scaled_unets.py",
+    "jaxsep/weights/wave_unet.py",
+    "jaxsep/weights/wave_unet_resampled.py",
+    "jaxsep/weights/wave_forms.py",
+    # Measurements of one family by name.
+    "jaxsep/compare/network_speed.py",
+    "jaxsep/compare/training_speed.py",
+    "jaxsep/compare/wave_unet_speed.py",
+    "jaxsep/compare/random_weights.py",
+}
+# Twins: one file for each family and framework.
+FAMILIES_OWN_FOLDER = "jaxsep/compare/reference/"
+# Questions that are none about what a network is, by file and source, with a reason each.
+ALLOWED_QUESTIONS = {
+    ("jaxsep/weights/convert.py", "family != spec.family"): "what a user said against what the file says",
+}
+# Classes that say which family or domain something is of.
+TELLING_CLASSES = {
+    name
+    for family in FAMILIES.values()
+    for kind in (family.config, family.module)
+    for name in [
+        kind.__name__,
+        *(base.__name__ for base in kind.__mro__ if base.__module__.startswith("jaxsep.models.")),
+    ]
+} - {"NetworkConfig"}
+TELLING_CLASSES |= {"Waveform", "Magnitude", "SpectralConfig"}
+
+
+def last_name(node: ast.AST) -> str:
+    """Returns the last word of a dotted name."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def names_a_config(node: ast.AST) -> bool:
+    """Whether an expression is the config of a network, by its name: `config` of a spec, model or checkpoint."""
+    return isinstance(node, ast.Attribute) and node.attr in ("config", "network_config")
+
+
+def asks(node: ast.AST) -> bool:
+    """Whether an expression is `x.family`, `x.domain`, or the kind of a domain or cutting."""
+    if not isinstance(node, ast.Attribute):
+        return False
+    is_kind = node.attr == "kind" and last_name(node.value) in ("domain", "cutting")
+    return node.attr in ("family", "domain") or is_kind or (node.attr == "stft" and last_name(node.value) == "spec")
+
+
+def questions(source: str) -> list[str]:
+    """Returns the expressions that ask which family or domain something is of."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            is_question = any(asks(side) for side in (node.left, *node.comparators))
+        elif isinstance(node, ast.Match):
+            is_question = asks(node.subject)
+            node = node.subject
+        elif isinstance(node, ast.MatchClass):
+            is_question = last_name(node.cls) in TELLING_CLASSES
+        elif isinstance(node, ast.Subscript):
+            is_question = last_name(node.value) == "FAMILIES"
+        elif isinstance(node, ast.Call) and last_name(node.func) in ("isinstance", "issubclass"):
+            classes = [inner for inner in ast.walk(node.args[1]) if isinstance(inner, ast.Name | ast.Attribute)]
+            is_question = any(last_name(each) in TELLING_CLASSES for each in classes)
+        elif isinstance(node, ast.Call) and last_name(node.func) in ("getattr", "hasattr"):
+            is_question = names_a_config(node.args[0])
+        else:
+            continue
+        if is_question:
+            found.append(ast.unparse(node))
+    return found
+
+
+def askers():
+    files = [*modules(), *sorted((ROOT / "train").rglob("*.py"))]
+    places = [path.relative_to(ROOT).as_posix() for path in files]
+    return [
+        place
+        for place in places
+        if not place.startswith(("jaxsep/models/", FAMILIES_OWN_FOLDER)) and place not in FAMILIES_OWN_FILES
+    ]
+
+
+@pytest.mark.parametrize("place", askers())
+def test_no_code_asks_which_family_or_domain_it_holds(place):
+    found = [each for each in questions((ROOT / place).read_text()) if (place, each) not in ALLOWED_QUESTIONS]
+    assert not found, f"{place} asks {found}; have the domain, the family or its twin do what depends on it"
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "if spec.family == 'unet': pass",
+        "x = model.spec.family in ('unet', 'jansson')",
+        "y = 'wave_unet' != spec.family",
+        "if spec.domain.kind == 'magnitude': pass",
+        "assert procedure.cutting.kind in ('chunks',)",
+        "if spec.domain is None: pass",
+        "z = spec.stft is None",
+        "match spec.family:\n    case 'unet': pass",
+        "match spec.domain:\n    case Magnitude(): pass",
+        "match domain:\n    case Waveform(): pass",
+        "if isinstance(spec.domain, Magnitude): pass",
+        "if isinstance(domain, models.Waveform): pass",
+        "if isinstance(config, (UNetConfig, WaveUNetConfig)): pass",
+        "if isinstance(config, UNetConfig | JanssonConfig): pass",
+        "if isinstance(network, WaveUNet): pass",
+        "if isinstance(config, WaveConfig): pass",
+        "bins = getattr(spec.config, 'bins', None)",
+        "if hasattr(self.spec.config, 'context'): pass",
+        "build = FAMILIES[spec.family]",
+        "build = models.FAMILIES['unet'].module",
+    ],
+)
+def test_the_rule_sees_such_questions(snippet):
+    assert questions(snippet)
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "found = find_family(spec.family)",
+        "print(spec.family, 'domain', spec.domain)",
+        "inputs, context = spec.domain.encode(chunks)",
+        "if isinstance(spec, EnsembleSpec): pass",
+        "if isinstance(spec.procedure.cutting, WholeTrack): pass",
+        "if term.kind == 'waveform_l1': pass",
+        "reason = getattr(error, 'strerror', None)",
+        "mine: Waveform = chunks",
+    ],
+)
+def test_the_rule_leaves_other_code_alone(snippet):
+    assert not questions(snippet)
+
+
+def test_every_exception_of_the_rule_is_needed():
+    for place in FAMILIES_OWN_FILES:
+        assert (ROOT / place).is_file(), place
+    for place, question in ALLOWED_QUESTIONS:
+        assert question in questions((ROOT / place).read_text()), (place, question)
+
+
+def test_every_room_names_its_families_in_one_literal_dict():
+    for place, name in (
+        ("models/__init__.py", "FAMILIES"),
+        ("weights/rules.py", "RULES"),
+        ("compare/twins.py", "TWINS"),
+    ):
+        tree = ast.parse((PACKAGE / place).read_text())
+        (value,) = (
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name
+        )
+        assert isinstance(value, ast.Dict) and all(isinstance(key, ast.Constant) for key in value.keys), place
+    assert set(TWINS) == set(FAMILIES)
+    assert {rules.family for rules in RULES.values()} == set(FAMILIES)

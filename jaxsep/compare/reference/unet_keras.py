@@ -133,12 +133,6 @@ def variables_by_path(network: keras.Model) -> dict[str, keras.Variable]:
     return found
 
 
-def build(spec: ModelSpec) -> keras.Model:
-    """Returns the twin of a model."""
-    assert isinstance(spec.config, UNetConfig)
-    return build_unet(spec.config)
-
-
 def converted(network: keras.Model, spec: ModelSpec) -> Variables | str:
     """Returns the twin's weights under the names of Spleeter's checkpoints, as the rules for these read them."""
     if len(_config_of(spec).filters) != DEPTH:
