@@ -11,7 +11,7 @@ from jaxsep.cli.main import app
 from jaxsep.compare.frameworks import FRAMEWORKS
 from jaxsep.compare.legs import PACKAGES, run_leg
 from jaxsep.compare.speed import RULES, measure_speed, to_markdown
-from jaxsep.compare.speed_leg import Leg, estimate_shape, segment_shape
+from jaxsep.compare.speed_leg import Leg
 from jaxsep.models.domain import whole_outputs
 from jaxsep.models.procedure import Procedure
 from jaxsep.models.spec import ModelSpec
@@ -79,8 +79,8 @@ def measured_leg(model, framework, task):
 def test_all_frameworks_estimate_and_learn_the_same(in_this_process):
     """Ten steps from the same weights on the same magnitudes; PyTorch's are the expected losses."""
     rng = np.random.default_rng(1)
-    mixture = np.abs(rng.standard_normal((2, *segment_shape(SPEC)), np.float32))
-    sources = np.abs(rng.standard_normal((2, 2, *segment_shape(SPEC)), np.float32))
+    mixture = np.abs(rng.standard_normal((2, *SPEC.input_shape()), np.float32))
+    sources = np.abs(rng.standard_normal((2, 2, *SPEC.input_shape()), np.float32))
     estimates, losses, trained = {}, {}, {}
     threads, start = torch.get_num_threads(), flatten(variables())
     try:
@@ -117,8 +117,8 @@ def test_frameworks_learn_the_same_on_waveforms(in_this_process):
     rng = np.random.default_rng(1)
     shapes = expected_shapes(spec)
     drawn = unflatten({path: rng.uniform(0.1, 0.3, shape).astype(np.float32) for path, shape in shapes.items()})
-    mixture = rng.standard_normal((1, *segment_shape(spec)), np.float32)
-    sources = rng.standard_normal((1, 2, *estimate_shape(spec)), np.float32)
+    mixture = rng.standard_normal((1, *spec.input_shape()), np.float32)
+    sources = rng.standard_normal((1, 2, *spec.output_shape()), np.float32)
     threads, losses = torch.get_num_threads(), {}
     try:
         for name in ("torch", "jax", "tensorflow"):
