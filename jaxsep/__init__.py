@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from jaxsep.errors import JaxsepError as JaxsepError
     from jaxsep.errors import SeparationAborted as SeparationAborted
     from jaxsep.errors import SeparationError as SeparationError
+    from jaxsep.models import register_family as register_family
     from jaxsep.models.ensemble import EnsembleSpec as EnsembleSpec
+    from jaxsep.models.family import Family as Family
+    from jaxsep.models.family import NetworkConfig as NetworkConfig
     from jaxsep.models.spec import ModelSpec as ModelSpec
     from jaxsep.separation.ensemble import Ensemble as Ensemble
     from jaxsep.separation.ensemble import EnsembleSeparator as EnsembleSeparator
@@ -36,13 +39,15 @@ _HOMES = {
     "AudioError": "jaxsep.errors",
     "CheckpointError": "jaxsep.errors",
     "ConfigError": "jaxsep.errors",
-    "FileReport": "jaxsep.separation.track",
-    "JaxsepError": "jaxsep.errors",
     "Ensemble": "jaxsep.separation.ensemble",
     "EnsembleSeparator": "jaxsep.separation.ensemble",
     "EnsembleSpec": "jaxsep.models.ensemble",
+    "Family": "jaxsep.models.family",
+    "FileReport": "jaxsep.separation.track",
+    "JaxsepError": "jaxsep.errors",
     "Model": "jaxsep.separation.separator",
     "ModelSpec": "jaxsep.models.spec",
+    "NetworkConfig": "jaxsep.models.family",
     "OutputConfig": "jaxsep.separation.outputs",
     "Progress": "jaxsep.separation.mixtures",
     "Separation": "jaxsep.separation.separator",
@@ -53,6 +58,7 @@ _HOMES = {
     "estimate_sources": "jaxsep.separation.estimate",
     "list_models": "jaxsep.weights.pretrained",
     "load_model": "jaxsep.separation.models",
+    "register_family": "jaxsep.models",
     "separate_file": "jaxsep.separation.stream",
 }
 

@@ -1,4 +1,4 @@
-"""What holds the layout together: which way imports go, what is public, what the wheel holds, what starting costs."""
+"""What holds the layout together: imports, who may ask for families, public names, the wheel, what starting costs."""
 
 import ast
 import os
@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 import jaxsep
+from jaxsep.compare.twins import TWINS
+from jaxsep.config import Config
+from jaxsep.models import FAMILIES
+from jaxsep.weights.rules import RULES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxsep"
@@ -40,6 +44,21 @@ RANKS = {
 # Where a package may be imported at the top of a module, and where inside of functions.
 AT_TOP = {"torch": {"compare/reference"}, "tensorflow": {"compare/reference"}, "optax": {"training"}, "grain": set()}
 INSIDE = {"torch": {"weights/readers.py", "compare"}, "tensorflow": {"compare"}, "optax": {"training"}, "grain": set()}
+
+# Files that belong to families, beside models/: rules for weights, and twins.
+OF_FAMILIES = ("models/", "compare/reference/", "weights/scaled_unets.py", "weights/wave_forms.py")
+OF_FAMILIES += tuple(f"weights/{name}.py" for name in RULES)
+# Classes by which a domain, a cutting or a family could be told; with those that the configs of families build on.
+TELLING = {"Waveform", "Magnitude", "Chunking", "WholeTrack", "FamilyConfig", "SpectralConfig"}
+TELLING |= {kind.__name__ for family in FAMILIES.values() for kind in family.config.__mro__ if issubclass(kind, Config)}
+TELLING -= {"Config"}
+# What asks all the same, and why.
+ASKING = {
+    ("separation/separator.py", "isinstance(spec.procedure.cutting, WholeTrack)"): "a whole track is run in passes",
+    ("separation/passes.py", "isinstance(cutting, WholeTrack)"): "a whole track is run in passes",
+    ("weights/convert.py", "family != spec.family"): "what a user says of a checkpoint is checked against it",
+    ("compare/training_speed.py", "isinstance(config, UNetConfig)"): "it measures the U-Net, whose layers it counts",
+}
 
 
 def modules():
@@ -95,6 +114,130 @@ def test_heavy_packages_are_imported_where_they_belong(path):
             assert any(place.startswith(prefix) for prefix in allowed), f"{place} imports {package}"
 
 
+def last_name(node) -> str | None:
+    """Returns 'family' of `family`, `spec.family` and `self._spec.family`; None for what is no name."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def parts(node):
+    """Yields an operand of a comparison, or each element of one that is a tuple, list or set."""
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        for element in node.elts:
+            yield from parts(element)
+    else:
+        yield node
+
+
+def tells(operand) -> bool:
+    """Whether comparing it with something tells which family, domain or cutting it is of."""
+    if isinstance(operand, ast.Attribute):
+        of_parts = operand.attr == "kind" and last_name(operand.value) in {"domain", "cutting", "_domain", "_cutting"}
+        return of_parts or operand.attr in {"family", "domain", "stft", "masks"}
+    rank = isinstance(operand, ast.Call) and last_name(operand.func) == "len"
+    return rank and "put_shape(" in ast.unparse(operand)
+
+
+def questions(tree):
+    """Yields every expression by which code asks which family, or which domain, it holds."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            operands = [part for each in (node.left, *node.comparators) for part in parts(each)]
+            classes = {last_name(operand) for operand in operands} & TELLING
+            if any(map(tells, operands)) or (classes and "type(" in ast.unparse(node)):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.MatchClass) and last_name(node.cls) in TELLING:
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Match) and tells(node.subject):
+            yield ast.unparse(node.subject)
+        elif isinstance(node, ast.Call) and last_name(node.func) in {"isinstance", "issubclass"}:
+            if {last_name(inner) for inner in ast.walk(node.args[1])} & TELLING:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and last_name(node.func) in {"getattr", "hasattr"}:
+            held = last_name(node.args[0]) or ""
+            if held.endswith(("config", "domain", "cutting", "procedure", "spec")):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Subscript) or (isinstance(node, ast.Call) and last_name(node.func) == "get"):
+            table, key = (node.value, node.slice) if isinstance(node, ast.Subscript) else (node.func, node.args[0])
+            table = table.value if isinstance(node, ast.Call) and isinstance(table, ast.Attribute) else table
+            by_family = last_name(key) == "family" and isinstance(key, ast.Attribute)
+            if last_name(table) == "FAMILIES" or (by_family and last_name(table) != "TWINS"):
+                yield ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    "path", [*modules(), *sorted((ROOT / "train").rglob("*.py"))], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_only_families_own_files_ask_which_family_or_domain_they_hold(path):
+    place = path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT).as_posix()
+    if place.startswith(OF_FAMILIES):
+        return
+    found = set(questions(ast.parse(path.read_text())))
+    known = {question for asking, question in ASKING if asking == place}
+    assert found <= known, f"{place} asks {sorted(found - known)}; let the domain, the config or the family answer"
+    assert known <= found, f"{place} asks no longer {sorted(known - found)}; take it out of ASKING"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "if spec.domain.kind == 'magnitude': pass",
+        "is_known = spec.family in ('unet', 'jansson')",
+        "if (a.family, a.stems) == (b.family, b.stems): pass",
+        "found = 1 if spec.stft is None else 2",
+        "masked = isinstance(self.spec.domain, Magnitude)",
+        "assert isinstance(spec.config, unet.UNetConfig | WaveUNetConfig)",
+        "if type(spec.config) is JanssonConfig: pass",
+        "context = getattr(spec.config, 'context', 0)",
+        "if hasattr(config, 'bins'): pass",
+        "shape = 3 if len(spec.input_shape()) == 3 else 2",
+        "module = FAMILIES[name].module",
+        "name = NAMES[spec.family]",
+        "name = NAMES.get(spec.family, spec.family)",
+        "match spec.config:\n    case UNetConfig(): pass",
+        "match spec.family:\n    case 'unet': pass",
+    ],
+)
+def test_a_question_for_the_family_would_be_found(question):
+    assert list(questions(ast.parse(question)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "spec.domain.magnitudes('the Wiener filter')",
+        "find_family(spec.family).build(spec.config)",
+        "framework in TWINS.get(spec.family, {})",
+        "if array.dtype.kind == 'f' and optimizer.kind == 'adam': pass",
+        "isinstance(spec, EnsembleSpec)",
+    ],
+)
+def test_what_families_answer_is_no_question(code):
+    assert not list(questions(ast.parse(code)))
+
+
+def test_every_room_names_its_families_in_one_literal_dict():
+    for place, name in (
+        ("models/__init__.py", "FAMILIES"),
+        ("weights/rules.py", "RULES"),
+        ("compare/twins.py", "TWINS"),
+    ):
+        tree = ast.parse((PACKAGE / place).read_text())
+        (value,) = (
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name
+        )
+        assert isinstance(value, ast.Dict) and all(isinstance(key, ast.Constant) for key in value.keys), place
+
+
+def test_every_family_has_a_line_in_each_rooms_dict():
+    assert FAMILIES.keys() == TWINS.keys() == {rules.family for rules in RULES.values()}
+    reference = PACKAGE / "compare" / "reference"
+    for name, modules_of in TWINS.items():
+        assert (PACKAGE / "models" / f"{name}.py").is_file()
+        assert all((reference / f"{module}.py").is_file() for module in modules_of.values())
+
+
 def test_public_names_are_these():
     assert sorted(jaxsep.__all__) == [
         "AudioError",
@@ -103,10 +246,12 @@ def test_public_names_are_these():
         "Ensemble",
         "EnsembleSeparator",
         "EnsembleSpec",
+        "Family",
         "FileReport",
         "JaxsepError",
         "Model",
         "ModelSpec",
+        "NetworkConfig",
         "OutputConfig",
         "Progress",
         "Separation",
@@ -118,6 +263,7 @@ def test_public_names_are_these():
         "estimate_sources",
         "list_models",
         "load_model",
+        "register_family",
         "separate_file",
     ]
     for name in jaxsep.__all__:

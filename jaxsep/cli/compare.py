@@ -11,7 +11,7 @@ from jaxsep.cli.runtime import DeviceKind
 from jaxsep.errors import ConfigError, JaxsepError, nearest
 
 BEYOND_THRESHOLD = 1
-TWINS = ("torch", "tensorflow")
+TWIN_FRAMEWORKS = ("torch", "tensorflow")
 # What twins are made with, whose versions are in the report.
 TWIN_PACKAGES = ("torch", "tensorflow", "tensorflow-cpu", "keras")
 
@@ -124,7 +124,7 @@ def parity(
     from jaxsep.separation.models import load_model
 
     check_side(other)
-    if other in TWINS and importlib.util.find_spec(other) is None:
+    if other in TWIN_FRAMEWORKS and importlib.util.find_spec(other) is None:
         raise ConfigError(f"The package '{other}' is not installed here; pip install 'jaxsep[compare]'.")
     tracks = find_tracks(inputs or [])
     loaded = load_model(find_model(model))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jaxsep.errors import ConfigError, nearest
+from jaxsep.errors import ConfigError
 
 
 class StoredType(StrEnum):
@@ -22,7 +22,11 @@ def convert(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file, or a directory for Orbax.")],
     family: Annotated[
-        str | None, typer.Option(help="Where foreign weights come from: spleeter, jansson, classic_unet, wave_unet.")
+        str | None,
+        typer.Option(
+            help="Where foreign weights come from: spleeter, jansson, classic_unet, wave_unet, wave_unet_resampled, or "
+            "the name of a registered family."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model.", show_default="by its form")] = None,
     licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="as known")] = None,
@@ -32,11 +36,11 @@ def convert(
     """Convert weights to a jaxsep checkpoint: from Spleeter's files, or from Orbax to safetensors and back."""
     if not overwrite and output.exists():
         raise ConfigError(f"'{output}' exists; use --overwrite to replace it.")
-    from jaxsep.weights.convert import FOREIGN_FAMILIES
     from jaxsep.weights.convert import convert as convert_weights
+    from jaxsep.weights.rules import rules_of
 
-    if family is not None and family not in FOREIGN_FAMILIES:
-        raise ConfigError(f"There are no rules for '{family}'.{nearest(family, FOREIGN_FAMILIES)}")
+    if family is not None:
+        rules_of(family)
     written = convert_weights(
         source,
         output=output,

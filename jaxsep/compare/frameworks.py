@@ -1,47 +1,17 @@
 """The same network in JAX, PyTorch and TensorFlow behind one face, for measurements. Each is imported when it is built.
 
-What is measured with them is in speed.py and speed_leg.py.
+What is measured with them is in speed.py and speed_leg.py; twins.py finds the twins.
 """
 
-import importlib
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from jaxsep.errors import ConfigError
+from jaxsep.compare.twins import build_twin
 from jaxsep.models.spec import ModelSpec
 from jaxsep.typing import Variables
-
-
-class Twin(NamedTuple):
-    """Where the twin of a family is, below `jaxsep.compare.reference`.
-
-    Attributes:
-        module: Its module.
-        builder: What builds it there, from a config.
-        weights: The module whose `load_variables`, `to_variables` and `layer_outputs` are for it.
-        named: Whether the builder also takes the stems, after which parts of the twin are called.
-    """
-
-    module: str
-    builder: str
-    weights: str
-    named: bool = False
-
-
-PYTORCH_TWINS = {
-    "unet": Twin("unet", "UNet", "unet"),
-    "jansson": Twin("jansson", "JanssonUNet", "unet"),
-    "classic_unet": Twin("classic_unet", "ClassicUNet", "unet"),
-    "wave_unet": Twin("wave_unet", "WaveUNet", "unet"),
-    "wave_unet_resampled": Twin("wave_unet_resampled", "ResampledWaveUNet", "wave_unet_resampled", named=True),
-}
-TENSORFLOW_TWINS = {
-    "unet": Twin("unet_keras", "build_unet", "unet_keras"),
-    "wave_unet": Twin("wave_unet_keras", "build_wave_unet", "unet_keras"),
-}
 
 # Spleeter's.
 LEARNING_RATE = 1e-4
@@ -162,10 +132,9 @@ class PyTorch:
         import torch
 
         torch.set_num_threads(threads)
-        network, reference = build_twin(spec, variables, "torch")
-        if len(spec.input_shape()) == 3:
-            network = network.to(memory_format=torch.channels_last)
-        self._network, self._reference = network, reference
+        network, self._twin = build_twin(spec, variables, "torch")
+        # Kernels of two spatial axes are moved, all others stay: torch has no such format for them.
+        self._network = network = network.to(memory_format=torch.channels_last)
         self._call = torch.compile(network) if compiled else network
 
     def inference(self, mixture: Inputs) -> tuple[Call, Call]:
@@ -200,7 +169,7 @@ class PyTorch:
 
     def variables(self) -> Variables:
         """See `Framework`."""
-        return self._reference.to_variables(self._network)
+        return self._twin.to_variables(self._network)
 
     def device_memory_bytes(self) -> int | None:
         """See `Framework`: the twin runs on the CPU."""
@@ -221,7 +190,7 @@ class TensorFlow:
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        self._network, self._reference = build_twin(spec, variables, "tensorflow")
+        self._network, self._twin = build_twin(spec, variables, "tensorflow")
         self._wrap = tf.function if compiled else (lambda function: function)
 
     def inference(self, mixture: Inputs) -> tuple[Call, Call]:
@@ -262,7 +231,7 @@ class TensorFlow:
 
     def variables(self) -> Variables:
         """See `Framework`."""
-        return self._reference.to_variables(self._network)
+        return self._twin.to_variables(self._network)
 
     def device_memory_bytes(self) -> int | None:
         """See `Framework`: the twin runs on the CPU."""
@@ -282,41 +251,6 @@ FRAMEWORKS: dict[str, Callable[[ModelSpec, Variables, int], Framework]] = {
 def processors() -> int:
     """Returns how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# By what `--with` and `--frameworks` call them: the twins, and the framework's own name.
-_TWINS = {"torch": (PYTORCH_TWINS, "PyTorch"), "tensorflow": (TENSORFLOW_TWINS, "TensorFlow")}
-
-
-def build_twin(spec: ModelSpec, variables: Variables, framework: str) -> tuple[Any, Any]:
-    """Returns the twin of a model with its weights, and the module that exchanges weights with it.
-
-    Args:
-        spec: Of the model.
-        variables: Of the model.
-        framework: 'torch' or 'tensorflow'.
-
-    Raises:
-        ConfigError: The family has no twin in that framework.
-    """
-    check_twin(spec, framework)
-    place = _TWINS[framework][0][spec.family]
-    build = getattr(importlib.import_module(f"jaxsep.compare.reference.{place.module}"), place.builder)
-    weights = importlib.import_module(f"jaxsep.compare.reference.{place.weights}")
-    network = build(spec.config, spec.stems) if place.named else build(spec.config)
-    weights.load_variables(network, variables)
-    return network, weights
-
-
-def check_twin(spec: ModelSpec, framework: str) -> None:
-    """Refuses a family without a twin; arguments are those of `build_twin`.
-
-    Raises:
-        ConfigError: The family has none in that framework.
-    """
-    twins, name = _TWINS[framework]
-    if spec.family not in twins:
-        raise ConfigError(f"The family '{spec.family}' has no twin in {name}; those that have one: {', '.join(twins)}.")
 
 
 def _nothing() -> None:

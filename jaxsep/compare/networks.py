@@ -1,6 +1,6 @@
 """A network with its weights, ours or a twin's, as the comparison of parity takes it: arrays of our layout in and out.
 
-What is compared is in parity.py, which runs it; where the twins are is in frameworks.py.
+What is compared is in parity.py, which runs it; twins.py finds the twins.
 """
 
 import functools
@@ -12,20 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsep.compare.frameworks import build_twin
+from jaxsep.compare.twins import Layers, build_twin
 from jaxsep.models.spec import ModelSpec
-from jaxsep.models.unet import UNetConfig
-from jaxsep.models.wave_unet import WaveUNetConfig
-from jaxsep.models.wave_unet_resampled import ResampledWaveUNetConfig
 from jaxsep.typing import Variables
-from jaxsep.weights import spleeter, twins, wave_unet
-from jaxsep.weights.mapping import Rule, apply
-from jaxsep.weights.tree import expected_shapes, flatten
+from jaxsep.weights.tree import flatten
 
 # Magnitudes (batch, frame, freq, channel), or waveforms (batch, time, channel); estimates have sources behind batch.
 Inputs = np.ndarray
-# What layers give, by the names of ours: 'source_0/encoder_1/conv'; of several maps that one layer gives '...[0]'.
-Layers = dict[str, np.ndarray]
 
 
 class Network(ABC):
@@ -109,10 +102,10 @@ class TorchTwin(Network):
 
         self.spec = spec
         self.description = f"PyTorch {torch.__version__} on the CPU"
-        network, self._exchange = build_twin(spec, variables, "torch")
+        network, self._twin = build_twin(spec, variables, "torch")
         self._network = network.eval()
-        self.variables = self._exchange.to_variables(network)
-        self.names = _TORCH_NAMES[spec.family]
+        self.variables = self._twin.to_variables(network)
+        self.names = self._twin.names
 
     def estimates(self, inputs: Inputs) -> np.ndarray:
         """See `Network`."""
@@ -127,23 +120,13 @@ class TorchTwin(Network):
         import torch
 
         with torch.inference_mode():
-            found = self._exchange.layer_outputs(self._network, _channels_second(inputs))
-        return _like_ours({name: maps.movedim(1, -1).numpy() for name, maps in found.items()}, self)
+            found = self._twin.layer_outputs(self._network, _channels_second(inputs))
+        layers = {name: maps.movedim(1, -1).numpy() for name, maps in found.items()}
+        return self._twin.layers_like_ours(layers, self.spec, self.variables)
 
     def converted(self) -> Variables | str:
         """See `Network`."""
-        spec = self.spec
-        state = {name: tensor.numpy() for name, tensor in self._network.state_dict().items()}
-        rules: list[Rule]
-        if isinstance(spec.config, WaveUNetConfig):
-            # Published in TensorFlow alone, and not in torch's layouts: what is read back gets the original's names.
-            rules = wave_unet.tensorflow_rules(spec.config)
-            state = named_by(rules, self.variables)
-        elif isinstance(spec.config, ResampledWaveUNetConfig):
-            rules = wave_unet.torch_rules(spec.config, spec.stems)
-        else:
-            rules = twins.rules(spec, state, [f"source_{m}." for m in range(len(spec.stems))])
-        return apply(rules, state, expected_shapes(spec), where="the PyTorch twin")
+        return self._twin.converted(self._network, self.spec)
 
 
 class TensorFlowTwin(Network):
@@ -161,13 +144,13 @@ class TensorFlowTwin(Network):
 
         # It runs on the CPU, and would take all of a GPU's memory before it finds out.
         tf.config.set_visible_devices([], "GPU")
-        self._network, self._exchange = build_twin(spec, variables, "tensorflow")
+        self._network, self._twin = build_twin(spec, variables, "tensorflow")
         import keras
 
         self.spec = spec
-        self.variables = self._exchange.to_variables(self._network)
+        self.variables = self._twin.to_variables(self._network)
         self.description = f"Keras {keras.__version__} on TensorFlow {tf.__version__} on the CPU"
-        self.names = _TENSORFLOW_NAMES[spec.family]
+        self.names = self._twin.names
 
     def estimates(self, inputs: Inputs) -> np.ndarray:
         """See `Network`."""
@@ -175,50 +158,15 @@ class TensorFlowTwin(Network):
 
     def layers(self, inputs: Inputs) -> Layers:
         """See `Network`."""
-        return _like_ours(self._exchange.layer_outputs(self._network, inputs), self)
+        layers = dict(self._twin.layer_outputs(self._network, inputs))
+        return self._twin.layers_like_ours(layers, self.spec, self.variables)
 
     def converted(self) -> Variables | str:
-        """See `Network`: under the names that the published checkpoints have."""
-        spec = self.spec
-        if isinstance(spec.config, WaveUNetConfig):
-            rules = wave_unet.tensorflow_rules(spec.config)
-        elif isinstance(spec.config, UNetConfig) and len(spec.config.filters) == spleeter.DEPTH:
-            rules = spleeter.tensorflow_rules(len(spec.stems))
-        else:
-            return f"Spleeter's names are those of U-Nets with {spleeter.DEPTH} blocks"
-        published = named_by(rules, self.variables)
-        return apply(rules, published, expected_shapes(spec), where="the TensorFlow twin")
+        """See `Network`."""
+        return self._twin.converted(self._network, self.spec)
 
 
-_TORCH_NAMES = {
-    "unet": "of the twin's state dict",
-    "jansson": "of `jaxsep convert --family jansson`",
-    "classic_unet": "of `jaxsep convert --family classic_unet`",
-    "wave_unet": "of f90/Wave-U-Net's TensorFlow checkpoints",
-    "wave_unet_resampled": "of f90/Wave-U-Net-Pytorch's state dicts",
-}
-_TENSORFLOW_NAMES = {
-    "unet": "of Spleeter's TensorFlow checkpoints",
-    "wave_unet": "of f90/Wave-U-Net's TensorFlow checkpoints",
-}
-
-TWINS: dict[str, type[TorchTwin] | type[TensorFlowTwin]] = {"torch": TorchTwin, "tensorflow": TensorFlowTwin}
-
-
-def named_by(rules: list[Rule], variables: Variables) -> dict[str, np.ndarray]:
-    """Returns variables under the foreign names that rules read, each of which is of one name and changes no layout.
-
-    What the rules drop and must be there, such as norms that nothing depends on, is made up.
-    """
-    leaves = flatten(variables)
-    named = {}
-    for rule in rules:
-        if hasattr(rule, "target"):
-            named[rule.pattern.replace("\\", "")] = np.asarray(leaves[rule.target])
-        elif not rule.optional:
-            stem, _, kinds = rule.pattern.partition("(")
-            named |= {stem + kind: np.zeros(1, np.float32) for kind in kinds.rstrip(")").split("|")}
-    return named
+NETWORKS: dict[str, type[TorchTwin] | type[TensorFlowTwin]] = {"torch": TorchTwin, "tensorflow": TensorFlowTwin}
 
 
 def _channels_second(inputs: Inputs) -> Any:
@@ -226,34 +174,6 @@ def _channels_second(inputs: Inputs) -> Any:
 
     # A copy: what JAX gives cannot be written to, and torch warns of it.
     return torch.from_numpy(np.moveaxis(inputs, -1, 1).copy())
-
-
-def _like_ours(found: Layers, twin: Network) -> Layers:
-    """Returns a twin's layers as ours give them.
-
-    Of the Wave-U-Net's convolutions on the way down, ours compute the middle for the way up and every second sample for
-    the way down, where the twins compute all. The redesign's convolutions leave the bias to the norm, and its norms
-    rectify.
-    """
-    config = twin.spec.config
-    if isinstance(config, WaveUNetConfig) and config.context:
-        layers: Layers = {}
-        for name, maps in found.items():
-            if name.startswith("down_") and name.endswith("/conv"):
-                layers |= {f"{name}[0]": maps, f"{name}[1]": maps[:, ::2]}
-            else:
-                layers[name] = maps
-        return layers
-    if isinstance(config, ResampledWaveUNetConfig):
-        biases = flatten(twin.variables)
-        layers = {}
-        for name, maps in found.items():
-            if name.endswith("/conv"):
-                layers[f"{name}[0]"] = maps - biases[f"params/{name}/bias"]
-            else:
-                layers[name] = np.maximum(maps, 0) if name.endswith("/norm") else maps
-        return layers
-    return found
 
 
 def _captured(node: Mapping[str, Any], place: tuple[str, ...]) -> Any:

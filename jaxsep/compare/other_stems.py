@@ -23,7 +23,7 @@ from jaxsep.models.ensemble import AnySpec
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.ensemble import Ensemble, EnsembleSeparator
 from jaxsep.typing import HostWaveform
-from jaxsep.weights import spleeter
+from jaxsep.weights.rules import RULES
 
 # Rounding to 16 bits, uniform over a step: its root mean square.
 _ROUNDING = 2.0**-15 / math.sqrt(12)
@@ -221,11 +221,13 @@ def spleeter_configuration(spec: ModelSpec) -> str:
     Raises:
         ConfigError: It is none of Spleeter's.
     """
-    for known in spleeter.SPECS.values():
-        if (known.config, known.stems, known.domain) == (spec.config, spec.stems, spec.domain):
+    published = RULES["spleeter"].forms
+    described = {"family", "config", "stems", "domain"}
+    for known in published.values():
+        if known.model_dump(include=described) == spec.model_dump(include=described):
             return known.name.replace("spleeter-", "spleeter:").replace("khz", "kHz")
     raise ConfigError(
-        f"'{spec.name}' is not of the form of a published model of Spleeter's ({', '.join(spleeter.SPECS)}); "
+        f"'{spec.name}' is not of the form of a published model of Spleeter's ({', '.join(published)}); "
         "compare it with torch or tensorflow."
     )
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsep.weights.checkpoint import save_checkpoint
-from jaxsep.weights.wave_unet import SPECS
+from jaxsep.weights.rules import SPECS
 
 
 def main() -> None:

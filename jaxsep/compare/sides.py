@@ -6,9 +6,9 @@ from pathlib import Path
 import jax
 
 from jaxsep.compare.excerpts import Excerpt, made_up_excerpt, read_excerpts
-from jaxsep.compare.frameworks import check_twin
-from jaxsep.compare.networks import TWINS, JaxNetwork, Network
+from jaxsep.compare.networks import NETWORKS, JaxNetwork, Network
 from jaxsep.compare.other_stems import EnsembleStems, OtherStems, SpleeterCommand, StemsFolder
+from jaxsep.compare.twins import check_twin
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.evaluation.tracks import TrueTrack, audio_files
 from jaxsep.models.ensemble import AnySpec, EnsembleSpec
@@ -19,15 +19,13 @@ from jaxsep.separation.separator import Model
 from jaxsep.typing import Variables
 from jaxsep.weights.catalogue import find_entry
 from jaxsep.weights.checkpoint import is_checkpoint
-from jaxsep.weights.convert import FOREIGN_FAMILIES
 from jaxsep.weights.mapping import apply
 from jaxsep.weights.readers import read_weights
+from jaxsep.weights.rules import rules_of
 from jaxsep.weights.tensorflow_bundle import is_tensorflow_bundle
 from jaxsep.weights.tree import expected_shapes
 
 SPLEETER = "spleeter"
-# Where `jaxsep convert` gets weights of a family from.
-_FOREIGN = {"unet": "spleeter", "wave_unet_resampled": "wave_unet"}
 # Of the mixture that is made up where no inputs are given.
 _MADE_UP_SECONDS = 12.0
 # Below a mixture at -20 dB of full scale, this is what rounding to 16 bits adds.
@@ -44,7 +42,7 @@ def check_side(name: str) -> None:
     Raises:
         ConfigError: It is none of the names, no model, and no path.
     """
-    known = (*TWINS, SPLEETER)
+    known = (*NETWORKS, SPLEETER)
     if name not in known and find_entry(name) is None and not _path_of(name).exists() and not _is_bundle(name):
         raise ConfigError(
             f"--with '{name}' is neither {', '.join(known)} nor a path to weights or stems.{nearest(name, known)}"
@@ -70,15 +68,15 @@ def find_side(
     """
     spec = model.spec
     if isinstance(model, Ensemble) or isinstance(spec, EnsembleSpec):
-        if name in TWINS or name == SPLEETER:
+        if name in NETWORKS or name == SPLEETER:
             raise ConfigError(
                 f"'{spec.name}' is an ensemble, which no '{name}' has; compare its members one by one, or its stems "
                 "with a folder or a checkpoint."
             )
         return _files_or_checkpoint(name, spec, tracks, device)
-    if name in TWINS:
+    if name in NETWORKS:
         check_twin(spec, name)
-        return TWINS[name](spec, model.variables)
+        return NETWORKS[name](spec, model.variables)
     if name == SPLEETER:
         return SpleeterCommand(spec, spleeter_command)
     return _files_or_checkpoint(name, spec, tracks, device)
@@ -131,12 +129,12 @@ def _foreign(path: Path, spec: ModelSpec) -> tuple[ModelSpec, Variables]:
 
     Arrays say nothing of chunks, rates and transforms: those are ours where the arrays fit our model.
     """
-    family = FOREIGN_FAMILIES[_FOREIGN.get(spec.family, spec.family)]
+    foreign = rules_of(spec.family)
     arrays = read_weights(path)
-    found, rules = family.recognise(arrays, name=spec.name, where=str(path))
+    found, rules = foreign.recognise(arrays, name=spec.name, where=str(path))
     variables = apply(rules, arrays, expected_shapes(found), where=str(path))
-    is_ours = found.family == spec.family and found.stems == spec.stems
-    return (spec if is_ours and expected_shapes(found) == expected_shapes(spec) else found), variables
+    is_ours = found.stems == spec.stems and expected_shapes(found) == expected_shapes(spec)
+    return (spec if is_ours else found), variables
 
 
 def _holds_audio(folder: Path) -> bool:

@@ -5,10 +5,10 @@ from typing import Literal
 
 import pydantic
 
-from jaxsep.compare.frameworks import TENSORFLOW_TWINS
 from jaxsep.compare.legs import PACKAGES
+from jaxsep.compare.twins import TWIN_FRAMEWORKS, check_twin
 from jaxsep.config import Config
-from jaxsep.errors import nearest
+from jaxsep.errors import JaxsepError, nearest
 from jaxsep.models.spec import ModelSpec
 from jaxsep.recipe import read_recipe
 
@@ -65,7 +65,7 @@ class StudyConfig(Config):
     """A study.
 
     Attributes:
-        model: The network, and what surrounds it; of the family 'unet', which all frameworks have.
+        model: The network, and what surrounds it. It works on magnitudes, and its family has a twin in each framework.
         data: The songs.
         training: How it is learned.
         seeds: How many runs each framework makes; each seed has its own first weights and its own batches.
@@ -93,8 +93,12 @@ class StudyConfig(Config):
                 raise ValueError(f"there is no framework '{name}'.{nearest(name, PACKAGES)}")
         if len(set(self.frameworks)) != len(self.frameworks) or len(self.frameworks) < 2:
             raise ValueError("'frameworks' are to be two or more, each once")
-        if self.model.family not in TENSORFLOW_TWINS or len(self.model.input_shape()) != 3:
-            raise ValueError(f"the family '{self.model.family}' is not one that all frameworks train; give 'unet'")
+        try:
+            self.model.domain.magnitudes("a study")
+            for package in sorted({PACKAGES[name] for name in self.frameworks} & TWIN_FRAMEWORKS.keys()):
+                check_twin(self.model, package)
+        except JaxsepError as error:
+            raise ValueError(str(error)) from None
         if self.stem is not None and self.stem not in self.model.stems:
             raise ValueError(f"the model has no stem '{self.stem}'.{nearest(self.stem, self.model.stems)}")
         return self

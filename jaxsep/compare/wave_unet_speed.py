@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsep.compare.frameworks import build_twin
 from jaxsep.compare.network_speed import by_turns
+from jaxsep.compare.twins import build_twin
 from jaxsep.environment import processor
 from jaxsep.models.spec import ModelSpec
 from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
@@ -31,7 +31,7 @@ from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.training.step import train_step
 from jaxsep.typing import Variables
-from jaxsep.weights.wave_unet import SPECS
+from jaxsep.weights.rules import SPECS
 
 _LOG = logging.getLogger("jaxsep.compare.wave_unet_speed")
 

@@ -1,6 +1,6 @@
 """The classic U-Net of two convolutions a block, one network for each source, from magnitudes to magnitudes.
 
-Its layers are in `layers.py`; the transform and masks around it in `jaxsep/weights/twins.py`.
+Its layers are in `layers.py`; the transform and masks around it in `jaxsep/weights/classic_unet.py`.
 """
 
 import functools

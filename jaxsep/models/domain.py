@@ -115,7 +115,9 @@ class Waveform(Config):
             raise ConfigError("whole tracks in pieces exist for networks on magnitudes alone; cut into chunks")
         return SampleCuts(cutting, input_length=config.input_length, output_length=config.output_length)
 
-    def recut(self, cutting: Chunking, config: FamilyConfig, *, chunk: int | None, overlap: float | int | None) -> Chunking:
+    def recut(
+        self, cutting: Chunking, config: FamilyConfig, *, chunk: int | None, overlap: float | int | None
+    ) -> Chunking:
         """Returns chunks of another length, or with another overlap.
 
         Args:
@@ -280,7 +282,9 @@ class Magnitude(Config):
             cutting = Chunking(chunk_length=cutting.chunk_length, chunk_hop=hop)
         return FrameCuts(cutting, self.stft)
 
-    def recut(self, cutting: Chunking, config: FamilyConfig, *, chunk: int | None, overlap: float | int | None) -> Chunking:
+    def recut(
+        self, cutting: Chunking, config: FamilyConfig, *, chunk: int | None, overlap: float | int | None
+    ) -> Chunking:
         """Returns chunks of another length, or with another overlap; see `Waveform.recut`. In whole frames."""
         frames = self.input_shape(cutting.chunk_length, 1)[0]
         hop_frames = cutting.chunk_hop // self.stft.hop_length

@@ -1,7 +1,7 @@
 """The U-Net of Jansson et al. (2017), one network for each source, from the mixture's magnitude to those of sources.
 
 Its layers are in `layers.py`; the transform and masks around it, and the sample rate that they are for, in
-`jaxsep/weights/twins.py`.
+`jaxsep/weights/jansson.py`.
 """
 
 import functools

@@ -92,7 +92,11 @@ class ModelSpec(Config):
         return self.domain.output_shape(self.chunk_length if length is None else length, self.network_config)
 
     def with_procedure(
-        self, *, chunk_seconds: float | int | None = None, overlap: float | int | None = None, **changes: Unpack[ProcedureChanges]
+        self,
+        *,
+        chunk_seconds: float | int | None = None,
+        overlap: float | int | None = None,
+        **changes: Unpack[ProcedureChanges],
     ) -> "ModelSpec":
         """Returns the same model with another procedure.
 

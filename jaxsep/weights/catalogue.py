@@ -5,6 +5,8 @@
 
 from dataclasses import dataclass
 
+from jaxsep.weights.forms import FORMS, Form
+
 
 @dataclass(frozen=True)
 class Score:
@@ -34,14 +36,14 @@ class Archive:
         sha256: Of the file.
         size_bytes: About how large the file is; twice as much is refused.
         description: What it holds and who made it.
-        family: The rules that convert what it holds, a key of `jaxsep.weights.convert.FOREIGN_FAMILIES`.
+        format: Name of the rules that convert what it holds, a key of `jaxsep.weights.rules.RULES`.
     """
 
     url: str
     sha256: str
     size_bytes: int
     description: str
-    family: str
+    format: str
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ class ByHand:
         url: Of the page.
         member: The file or folder, of those that the download unpacks to, which holds the model.
         description: What it is and who made it.
-        family: As for `Archive`.
+        format: See `Archive`.
     """
 
     url: str
     member: str
     description: str
-    family: str
+    format: str
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,7 @@ class CatalogueEntry:
 
     Attributes:
         name: What `Separator.from_pretrained` and the command line call it.
-        family: A key of `jaxsep.models.FAMILIES`.
-        stems: In the order of its output.
-        sample_rate: In Hz.
-        bandwidth_hz: Up to where it estimates.
+        form: Form that its authors published, which says what family, stems, sample rate and bandwidth are.
         size_bytes: Of its arrays, as its file holds them.
         dtype: What its file holds numbers in.
         licence: Of the weights.
@@ -83,10 +82,7 @@ class CatalogueEntry:
     """
 
     name: str
-    family: str
-    stems: tuple[str, ...]
-    sample_rate: int
-    bandwidth_hz: float
+    form: Form
     size_bytes: int
     dtype: str
     licence: str
@@ -96,6 +92,26 @@ class CatalogueEntry:
     bundled: bool = False
     spec_sha256: str | None = None
 
+    @property
+    def family(self) -> str:
+        """Name of the model family."""
+        return self.form.family
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Names of the stems in the order of the model's output."""
+        return self.form.stems
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate in Hz."""
+        return self.form.sample_rate
+
+    @property
+    def bandwidth_hz(self) -> float:
+        """Frequency in Hz up to which stems are estimated."""
+        return self.form.bandwidth_hz
+
 
 def _spleeter_archive(form: str, sha256: str, size_bytes: int) -> Archive:
     return Archive(
@@ -103,7 +119,7 @@ def _spleeter_archive(form: str, sha256: str, size_bytes: int) -> Archive:
         sha256=sha256,
         size_bytes=size_bytes,
         description=f"spleeter:{form}, published by Deezer with Spleeter (https://github.com/deezer/spleeter)",
-        family="spleeter",
+        format="spleeter",
     )
 
 
@@ -116,24 +132,18 @@ _5STEMS = _spleeter_archive("5stems", "25a1e87eb5f75cc72a4d2d5467a0a50ac75f05611
 
 _FLOAT16_SHA256 = "a1d5ac54f6e4c35c5599964f3f1e7c6fd4424e89c3ed091b3ab651cc48020cec"
 _FLOAT32_SHA256 = "3a97fb1f6bf6156d225c6c9e0d87620157763c20edb4888afe488f6699d594c6"
-_NARROW_HZ, _WIDE_HZ = 11025.0, 16537.5
-_2STEM_NAMES = ("vocals", "accompaniment")
-_4STEM_NAMES = ("vocals", "drums", "bass", "other")
-_5STEM_NAMES = ("vocals", "piano", "drums", "bass", "other")
 
 # Hennequin et al. 2020 score vocals, drums, bass and other together: the numbers are those of the 4-stem model in its
 # plain form, vocals included, and of no other.
 _4STEM_SCORES = tuple(
     Score(stem, sdr_db, method, "MUSDB18 test", "Hennequin et al. 2020, https://doi.org/10.21105/joss.02154")
     for method, ratios in (("ratio masks", (6.55, 5.93, 5.10, 4.24)), ("Wiener filter", (6.86, 6.71, 5.51, 4.55)))
-    for stem, sdr_db in zip(_4STEM_NAMES, ratios, strict=True)
+    for stem, sdr_db in zip(FORMS["spleeter-4stems"].stems, ratios, strict=True)
 )
 
 
 def _spleeter(
     name: str,
-    stems: tuple[str, ...],
-    bandwidth_hz: float,
     dtype: str,
     archive: Archive,
     *,
@@ -143,13 +153,11 @@ def _spleeter(
 ) -> CatalogueEntry:
     # Parameters and statistics of one network; the published ones differ in how many they have.
     network = 9_824_711
+    form = FORMS[name.removesuffix("-fp32")]
     return CatalogueEntry(
         name=name,
-        family="unet",
-        stems=stems,
-        sample_rate=44100,
-        bandwidth_hz=bandwidth_hz,
-        size_bytes=len(stems) * network * {"float16": 2, "float32": 4}[dtype],
+        form=form,
+        size_bytes=len(form.stems) * network * {"float16": 2, "float32": 4}[dtype],
         dtype=dtype,
         licence="MIT",
         archive=archive,
@@ -168,23 +176,18 @@ _M5_HIGHSR_SCORES = tuple(
 
 
 def _wave_unet(
-    form: str,
-    stems: tuple[str, ...],
-    sample_rate: int,
+    name: str,
     numbers: int,
     member: str,
     *,
     repository: str = "f90/Wave-U-Net",
     url: str = "https://www.dropbox.com/s/oq0woy3cmf5s8y7/models.zip",
-    family: str = "wave_unet",
+    format: str = "wave_unet",
     scores: tuple[Score, ...] = (),
 ) -> CatalogueEntry:
     return CatalogueEntry(
-        name=f"wave-unet-{form}",
-        family=family,
-        stems=stems,
-        sample_rate=sample_rate,
-        bandwidth_hz=sample_rate / 2,
+        name=name,
+        form=FORMS[name],
         size_bytes=4 * numbers,
         dtype="float32",
         licence="MIT",
@@ -192,42 +195,36 @@ def _wave_unet(
             url=url,
             member=member,
             description=f"{member}, published by Daniel Stoller with https://github.com/{repository}",
-            family="wave_unet",
+            format=format,
         ),
         scores=scores,
     )
 
 
-_WAVE_2STEMS, _WAVE_4STEMS = ("accompaniment", "vocals"), ("bass", "drums", "other", "vocals")
-
 CATALOGUE = (
     _spleeter(
         "spleeter-2stems",
-        _2STEM_NAMES,
-        _NARROW_HZ,
         "float16",
         _2STEMS,
         sha256=_FLOAT16_SHA256,
         spec_sha256="e1d1215d2ac2e2b847a32b429c9714f3da0e9d82cf591cef945b3ccd30db580a",
     ),
-    _spleeter("spleeter-2stems-16khz", _2STEM_NAMES, _WIDE_HZ, "float16", _2STEMS, sha256=_FLOAT16_SHA256),
-    _spleeter("spleeter-2stems-fp32", _2STEM_NAMES, _NARROW_HZ, "float32", _2STEMS, sha256=_FLOAT32_SHA256),
-    _spleeter("spleeter-4stems", _4STEM_NAMES, _NARROW_HZ, "float32", _4STEMS, scores=_4STEM_SCORES),
-    _spleeter("spleeter-4stems-16khz", _4STEM_NAMES, _WIDE_HZ, "float32", _4STEMS),
-    _spleeter("spleeter-5stems", _5STEM_NAMES, _NARROW_HZ, "float32", _5STEMS),
-    _spleeter("spleeter-5stems-16khz", _5STEM_NAMES, _WIDE_HZ, "float32", _5STEMS),
-    _wave_unet("m4", _WAVE_2STEMS, 22050, 10_263_390, "baseline_stereo"),
-    _wave_unet("m5-highsr", _WAVE_2STEMS, 44100, 10_265_550, "full_44KHz", scores=_M5_HIGHSR_SCORES),
-    _wave_unet("m6", _WAVE_4STEMS, 22050, 10_263_498, "full_multi_instrument"),
+    _spleeter("spleeter-2stems-16khz", "float16", _2STEMS, sha256=_FLOAT16_SHA256),
+    _spleeter("spleeter-2stems-fp32", "float32", _2STEMS, sha256=_FLOAT32_SHA256),
+    _spleeter("spleeter-4stems", "float32", _4STEMS, scores=_4STEM_SCORES),
+    _spleeter("spleeter-4stems-16khz", "float32", _4STEMS),
+    _spleeter("spleeter-5stems", "float32", _5STEMS),
+    _spleeter("spleeter-5stems-16khz", "float32", _5STEMS),
+    _wave_unet("wave-unet-m4", 10_263_390, "baseline_stereo"),
+    _wave_unet("wave-unet-m5-highsr", 10_265_550, "full_44KHz", scores=_M5_HIGHSR_SCORES),
+    _wave_unet("wave-unet-m6", 10_263_498, "full_multi_instrument"),
     _wave_unet(
-        "torch",
-        _WAVE_4STEMS,
-        44100,
+        "wave-unet-torch",
         69_910_752,
         "waveunet/model",
         repository="f90/Wave-U-Net-Pytorch",
         url="https://www.dropbox.com/s/r374hce896g4xlj/models.7z",
-        family="wave_unet_resampled",
+        format="wave_unet_resampled",
     ),
 )
 

@@ -1,18 +1,13 @@
 """Conversion: weights of another program, or a jaxsep checkpoint in its other form, to a jaxsep checkpoint.
 
-The formats are read in `readers.py`; what names mean is in the rules of each family.
+The formats are read in `readers.py`; what names mean is in the rules of each family, `rules.py`.
 """
 
-import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from jaxsep.errors import CheckpointError, nearest
-from jaxsep.models.spec import ModelSpec
-from jaxsep.weights import spleeter, twins, wave_unet
+from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.weights.checkpoint import (
     Checkpoint,
     StorageType,
@@ -21,32 +16,11 @@ from jaxsep.weights.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from jaxsep.weights.mapping import Publication, Rule, apply
+from jaxsep.weights.mapping import apply
 from jaxsep.weights.readers import read_weights, weight_files
+from jaxsep.weights.rules import RULES, SPECS, rules_of
 from jaxsep.weights.tensorflow_bundle import is_tensorflow_bundle
 from jaxsep.weights.tree import expected_shapes, flatten
-
-
-class ForeignFamily(NamedTuple):
-    """What is known of another program's weights.
-
-    Attributes:
-        recognise: Called as `recognise(arrays, name=..., where=...)`: finds the spec and the rules for them.
-        published: Known weights by the sha256 of their variables in float32.
-        forms: What the published models are, by name, licence and provenance not stated.
-    """
-
-    recognise: Callable[..., tuple[ModelSpec, list[Rule]]]
-    published: Mapping[str, Publication]
-    forms: Mapping[str, ModelSpec] = {}
-
-
-FOREIGN_FAMILIES: dict[str, ForeignFamily] = {
-    "spleeter": ForeignFamily(spleeter.from_foreign, spleeter.PUBLISHED, spleeter.SPECS),
-    "jansson": ForeignFamily(functools.partial(twins.from_foreign, family="jansson"), {}),
-    "classic_unet": ForeignFamily(functools.partial(twins.from_foreign, family="classic_unet"), {}),
-    "wave_unet": ForeignFamily(wave_unet.from_foreign, {}, wave_unet.SPECS),
-}
 
 
 def convert(
@@ -65,7 +39,8 @@ def convert(
     Args:
         source: A TensorFlow checkpoint, PyTorch file, pickled numpy arrays or a folder of them, or a jaxsep checkpoint.
         output: A file that ends in '.safetensors', or else a folder for Orbax.
-        family: Which program the weights come from, a key of `FOREIGN_FAMILIES`; not needed for jaxsep's own.
+        family: Name of the format or family that the weights are of, as for `jaxsep.weights.rules.rules_of`; not needed
+            for jaxsep's own.
         dtype: What to store the arrays in.
         name: What to call the model; None for the name of the published form, or for the one that it has. The name of a
             published form gives it that form, such as 'spleeter-2stems-16khz'.
@@ -88,21 +63,23 @@ def convert(
             raise CheckpointError(
                 f"{source} is a jaxsep checkpoint of family '{spec.family}', not '{family}'; leave it out."
             )
-        if (form := _published_form(name)) is not None:
-            spec = form.model_copy(update={"licence": spec.licence, "provenance": spec.provenance})
+        if name in SPECS:
+            spec = SPECS[name].model_copy(update={"licence": spec.licence, "provenance": spec.provenance})
         changes = {"name": name, "licence": licence, "provenance": provenance}
     else:
         if not source.exists() and not is_tensorflow_bundle(source):
             raise CheckpointError(f"There are no weights at {source}; give a file, a folder, or a TensorFlow prefix.")
         if family is None:
-            names = ", ".join(FOREIGN_FAMILIES)
+            names = ", ".join(RULES)
             raise CheckpointError(f"{source} is no jaxsep checkpoint; say which family it is of ({names}).")
-        if family not in FOREIGN_FAMILIES:
-            raise CheckpointError(f"There are no rules for '{family}'.{nearest(family, FOREIGN_FAMILIES)}")
+        try:
+            foreign = rules_of(family)
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from None
         arrays = read_weights(source)
-        spec, rules = FOREIGN_FAMILIES[family].recognise(arrays, name=name, where=str(source))
+        spec, rules = foreign.recognise(arrays, name=name, where=str(source))
         variables = apply(rules, arrays, expected_shapes(spec), where=str(source))
-        known = FOREIGN_FAMILIES[family].published.get(hash_arrays(flatten(variables)))
+        known = foreign.published.get(hash_arrays(flatten(variables)))
         origin = f"converted from {describe_source(source)}"
         changes = {
             "licence": licence or (known.licence if known else None),
@@ -120,8 +97,3 @@ def describe_source(source: str | os.PathLike[str]) -> str:
         with path.open("rb") as file:
             descriptions.append(f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()})")
     return ", ".join(descriptions)
-
-
-def _published_form(name: str | None) -> ModelSpec | None:
-    forms = (family.forms[name] for family in FOREIGN_FAMILIES.values() if name is not None and name in family.forms)
-    return next(forms, None)

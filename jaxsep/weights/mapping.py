@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxsep.errors import CheckpointError
-from jaxsep.weights.tree import unflatten
+from jaxsep.typing import Variables
+from jaxsep.weights.tree import flatten, unflatten
 
 # Where more names than this go wrong, what they resemble would bury what they are.
 _HINTS_FOR_AT_MOST = 8
@@ -51,19 +52,6 @@ class Drop:
 
 
 Rule = Rename | Drop
-
-
-@dataclass(frozen=True)
-class Publication:
-    """What is known of weights that somebody published.
-
-    Attributes:
-        description: What they are and who published them where.
-        licence: Under which they did.
-    """
-
-    description: str
-    licence: str
 
 
 @dataclass
@@ -148,6 +136,26 @@ def apply(
     if report := findings.sentence():
         raise CheckpointError(f"The weights of {where} do not fit the model: {report}.")
     return unflatten(dict(sorted(leaves.items())))
+
+
+def named_by(rules: Sequence[Rule], variables: Variables) -> dict[str, np.ndarray]:
+    """Returns variables under the foreign names that rules read, each of which is of one name and changes no layout.
+
+    What the rules drop and must be there, such as norms that nothing depends on, is made up.
+
+    Args:
+        rules: Rules for the foreign names.
+        variables: The model's variables.
+    """
+    leaves = flatten(variables)
+    named = {}
+    for rule in rules:
+        if isinstance(rule, Rename):
+            named[rule.pattern.replace("\\", "")] = np.asarray(leaves[rule.target])
+        elif not rule.optional:
+            stem, _, kinds = rule.pattern.partition("(")
+            named |= {stem + kind: np.zeros(1, np.float32) for kind in kinds.rstrip(")").split("|")}
+    return named
 
 
 def _transformed(

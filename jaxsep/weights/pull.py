@@ -34,12 +34,12 @@ class _Weights(NamedTuple):
 
     Attributes:
         path: What is read.
-        family: The rules for it; None for a checkpoint of jaxsep's.
+        format: Name of the rules for it; None for a checkpoint of jaxsep's.
         provenance: Where they come from; None for what the conversion finds out.
     """
 
     path: Path
-    family: str | None
+    format: str | None
     provenance: str | None
 
 
@@ -158,7 +158,7 @@ def _find_weights(
         announce(f"Unpacking '{entry.name}' ({licence}) from {packed}")
     unpack(packed, workplace, size_limit_bytes=_UNPACKED_PER_PACKED_BYTE * limit)
     origin = f"{Path(urlsplit(archive.url).path).name} (sha256 {archive.sha256})"
-    return _Weights(workplace, archive.family, f"{archive.description}; converted from {origin}")
+    return _Weights(workplace, archive.format, f"{archive.description}; converted from {origin}")
 
 
 def _by_hand(
@@ -191,14 +191,14 @@ def _same_weights(entry: CatalogueEntry) -> Path | None:
 def _from_folder(entry: CatalogueEntry, folder: Path, announce: Announce) -> _Weights:
     announce(f"Converting '{entry.name}' (licence {entry.licence}) from {folder}")
     if entry.sha256 is not None:
-        return _Weights(folder, entry.archive.family, None)
+        return _Weights(folder, entry.archive.format, None)
     from jaxsep.weights.convert import describe_source
 
     published = "only the archive's sha256" if isinstance(entry.archive, Archive) else "no sha256"
     announce(f"Of these weights {published} is published, so nothing but you vouches for the folder.")
     return _Weights(
         folder,
-        entry.archive.family,
+        entry.archive.format,
         f"said to be {entry.archive.description}, not verified; converted from {describe_source(folder)}",
     )
 
@@ -227,7 +227,7 @@ def _place(entry: CatalogueEntry, weights: _Weights, workplace: Path, target: Pa
     written = convert(
         weights.path,
         output=made,
-        family=weights.family,
+        family=weights.format,
         dtype=dtype,
         name=entry.name,
         licence=entry.licence,

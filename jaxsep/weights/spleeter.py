@@ -11,12 +11,13 @@ from jaxsep.errors import CheckpointError
 from jaxsep.models.domain import Magnitude, whole_frames
 from jaxsep.models.procedure import Procedure
 from jaxsep.models.spec import ModelSpec
-from jaxsep.models.unet import PRESETS, UNetConfig
-from jaxsep.weights.mapping import Drop, Publication, Rename, Rule
+from jaxsep.models.unet import PRESETS
+from jaxsep.weights.family_rules import FamilyRules, Publication, form_spec
+from jaxsep.weights.forms import FORMS
+from jaxsep.weights.mapping import Drop, Rename, Rule
 from jaxsep.weights.torch_layers import batch_norm, convolution, in_order_of_stems, prefixes_of
 
 DEPTH = 6
-SAMPLE_RATE = 44100
 _FRAMES = 512
 _KERAS_NORM = {
     "gamma": "params/{}/scale",
@@ -28,43 +29,20 @@ _UNUSED_NORM = (
     "Spleeter normalises its sixth encoder block and uses only what comes before: nothing depends on these values"
 )
 
-# spleeter/resources/*.json of deezer/spleeter: 'instrument_list' by the number of stems.
-_STEMS = {
-    2: ("vocals", "accompaniment"),
-    4: ("vocals", "drums", "bass", "other"),
-    5: ("vocals", "piano", "drums", "bass", "other"),
-}
 
-
-def _spec(preset: str, config: UNetConfig) -> ModelSpec:
+def _spec(preset: str) -> ModelSpec:
+    form, config = FORMS[f"spleeter-{preset.lower()}"], PRESETS[preset]
     transform = STFTConfig(n_fft=4096, hop_length=1024, convention="spleeter")
-    return ModelSpec(
-        name=f"spleeter-{preset.lower()}",
-        family="unet",
-        config=config,
-        stems=_STEMS[config.n_sources],
-        sample_rate=SAMPLE_RATE,
-        channels=config.channels,
-        domain=Magnitude(
-            stft=transform, masks=MaskConfig(exponent=2.0, eps=1e-10, extension="zeros"), bins=config.bins
-        ),
-        procedure=Procedure(cutting=whole_frames(transform, _FRAMES)),
-        licence="not stated",
-        provenance="not stated",
-    )
+    masks = MaskConfig(exponent=2.0, eps=1e-10, extension="zeros")
+    domain = Magnitude(stft=transform, masks=masks, bins=form.bins(transform.n_fft))
+    return form_spec(form, config, domain, Procedure(cutting=whole_frames(transform, _FRAMES)))
 
 
 SPECS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (_spec(name, PRESETS[name]) for name in PRESETS if re.fullmatch(r"\dstems(-16kHz)?", name))
+    spec.name: spec for spec in (_spec(name) for name in PRESETS if re.fullmatch(r"\dstems(-16kHz)?", name))
 }
-
-# By the sha256 of the variables in float32 (`checkpoint.hash_arrays`), whatever file they came in.
-PUBLISHED = {
-    "3a97fb1f6bf6156d225c6c9e0d87620157763c20edb4888afe488f6699d594c6": Publication(
-        "spleeter:2stems, published by Deezer with Spleeter (https://github.com/deezer/spleeter)", "MIT"
-    )
-}
+# The plain forms by their number of stems.
+_PLAIN = {len(spec.stems): spec for name, spec in SPECS.items() if name.endswith("stems")}
 
 
 def from_foreign(source: Mapping[str, np.ndarray], *, name: str | None, where: str) -> tuple[ModelSpec, list[Rule]]:
@@ -93,11 +71,11 @@ def from_foreign(source: Mapping[str, np.ndarray], *, name: str | None, where: s
         )
     if name in SPECS:
         spec = SPECS[name]
-    elif networks in _STEMS:
-        spec = SPECS[f"spleeter-{networks}stems"]
+    elif networks in _PLAIN:
+        spec = _PLAIN[networks]
     else:
         raise CheckpointError(
-            f"{where} holds networks for {networks} stems, and Spleeter's models have {', '.join(map(str, _STEMS))}; "
+            f"{where} holds networks for {networks} stems, and Spleeter's models have {', '.join(map(str, _PLAIN))}; "
             "where each stem has its own file, give the folder that holds all."
         )
     if networks != len(spec.stems):
@@ -164,3 +142,15 @@ def torch_rules(prefixes: Iterable[str]) -> list[Rule]:
             rules += batch_norm(rf"{up}3\.", f"{source}/decoder_{block}/norm")
         rules += convolution(rf"{prefix}up{DEPTH + 1}\.0\.", f"{source}/mask")
     return rules
+
+
+RULES = FamilyRules(
+    family="unet",
+    recognise=from_foreign,
+    forms=SPECS,
+    published={
+        "3a97fb1f6bf6156d225c6c9e0d87620157763c20edb4888afe488f6699d594c6": Publication(
+            "spleeter:2stems, published by Deezer with Spleeter (https://github.com/deezer/spleeter)", "MIT"
+        )
+    },
+)

@@ -1,5 +1,6 @@
 """The comparison of parity: every twin, other weights, files of stems; and that it fails where it has to."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from jaxsep.compare.reference import jansson
 from jaxsep.compare.reference import unet as reference
 from jaxsep.compare.sides import default_threshold_db
 from jaxsep.dsp.stft import STFTConfig
-from jaxsep.models.spec import ModelSpec, whole_frames, whole_outputs
+from jaxsep.models.domain import whole_frames, whole_outputs
+from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.separator import Separator
-from jaxsep.weights import twins, wave_unet
 from jaxsep.weights.checkpoint import load_checkpoint, save_checkpoint
+from jaxsep.weights.rules import SPECS as FORMS
 from jaxsep.weights.tree import expected_shapes, flatten, unflatten
 
 ROOT = Path(__file__).parents[2]
@@ -32,25 +34,27 @@ def changed(spec, chunking, **config):
     """A published form with other sizes."""
     config = type(spec.config).parse({**spec.config.model_dump(), **config}, where="the test")
     changes = {"name": "small", "config": config, "stems": spec.stems[: config.n_sources], "channels": config.channels}
-    return ModelSpec.parse({**spec.model_dump(), **changes, "chunking": chunking(config)}, where="the test")
+    return ModelSpec.parse(
+        {**spec.model_dump(), **changes, "procedure": {"cutting": chunking(config)}}, where="the test"
+    )
 
 
 def resized(form, **config):
-    spec = wave_unet.SPECS[form]
-    return changed(spec, lambda sizes: whole_outputs(*sizes.lengths(3000), last=spec.chunking.last), **config)
+    spec = FORMS[form]
+    return changed(spec, lambda sizes: whole_outputs(*sizes.lengths(3000), last=spec.procedure.cutting.last), **config)
 
 
 def unets(form, **config):
-    spec = twins.SPECS[form]
-    return changed(spec, lambda sizes: whole_frames(spec.stft, 64), **config)
+    spec = FORMS[form]
+    return changed(spec, lambda sizes: whole_frames(spec.domain.stft, 64), **config)
 
 
 def unet(**config):
     transform = STFTConfig(n_fft=256, hop_length=64)
     return small_spec(
         config={"n_sources": 2, "channels": 2, "bins": 64, **config},
-        stft=transform.model_dump(),
-        chunking=whole_frames(transform, 64).model_dump(),
+        domain={"kind": "magnitude", "stft": transform},
+        procedure={"cutting": whole_frames(transform, 64)},
     )
 
 
@@ -99,7 +103,7 @@ def test_every_twin_is_within_the_thresholds(models, parity, name, framework):
     spec = SPECS[name]
     # Whole chunks: in one that is mostly silent, norms over time are of values that are nearly the same, and rounding
     # is larger.
-    seconds = 3 * spec.chunking.chunk_hop / spec.sample_rate
+    seconds = 3 * spec.procedure.cutting.chunk_hop / spec.sample_rate
     done, report = parity(models[name], "--with", framework, "--seconds", seconds)
     assert done.exit_code == 0 and report["exceeded"] == [], done.output
     leaves = len(expected_shapes(spec))
@@ -151,23 +155,21 @@ def test_weights_of_six_blocks_go_through_the_rules_for_spleeters_checkpoints():
 def test_the_keras_wave_unet_estimates_what_the_pytorch_one_does(config):
     spec = resized("wave-unet-m4", levels=3, filters=4, **config)
     variables = variables_of(spec)
-    mixture = noise(spec.chunking.chunk_length / 8000, 8000, level=0.5)[None]
+    mixture = noise(spec.procedure.cutting.chunk_length / 8000, 8000, level=0.5)[None]
     ours, theirs = (twin(spec, variables).estimates(mixture) for twin in (TensorFlowTwin, TorchTwin))
-    assert ours.shape == (1, 2, spec.chunking.estimate_length, 2)
+    assert ours.shape == (1, 2, spec.procedure.cutting.estimate_length, 2)
     # Float32 rounding through eight layers.
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), rtol=0)
     assert 0.05 < theirs.std() and np.percentile(np.abs(theirs), 50) < 0.95
 
 
 def test_a_twin_with_another_weight_fails(models, parity, monkeypatch):
-    load = reference.load_variables
-
     def load_another(network, variables):
-        load(network, variables)
+        reference.load_variables(network, variables)
         with torch.no_grad():
             network.source_1.encoder_1.conv.weight[0, 0, 2, 2] += 1.0
 
-    monkeypatch.setattr(reference, "load_variables", load_another)
+    monkeypatch.setattr(reference, "TWIN", dataclasses.replace(reference.TWIN, load_variables=load_another))
     done, report = parity(models["unet"], "--with", "torch", "--seconds", 1)
     assert done.exit_code == 1
     for way in ("there_and_back", "converted"):

@@ -11,8 +11,10 @@ from jaxsep.cli.main import app
 from jaxsep.compare.frameworks import FRAMEWORKS
 from jaxsep.compare.legs import PACKAGES, run_leg
 from jaxsep.compare.speed import RULES, measure_speed, to_markdown
-from jaxsep.compare.speed_leg import Leg, estimate_shape, segment_shape
-from jaxsep.models.spec import ModelSpec, whole_outputs
+from jaxsep.compare.speed_leg import Leg
+from jaxsep.models.domain import whole_outputs
+from jaxsep.models.procedure import Procedure
+from jaxsep.models.spec import ModelSpec
 from jaxsep.weights import wave_unet
 from jaxsep.weights.checkpoint import save_checkpoint
 from jaxsep.weights.tree import expected_shapes, flatten, unflatten
@@ -34,10 +36,8 @@ SPEC = ModelSpec.parse(
         "stems": ("vocals", "accompaniment"),
         "sample_rate": 8000,
         "channels": 2,
-        "bandwidth_hz": 2000.0,
-        "stft": {"n_fft": 128, "hop_length": 32},
-        "masks": {},
-        "chunking": {"chunk_length": 16 * 32 + 96, "chunk_hop": 16 * 32, "lead": 128},
+        "domain": {"kind": "magnitude", "stft": {"n_fft": 128, "hop_length": 32}},
+        "procedure": {"cutting": {"chunk_length": 16 * 32 + 96, "chunk_hop": 16 * 32}},
         "licence": "MIT",
         "provenance": "made up",
     },
@@ -79,8 +79,8 @@ def measured_leg(model, framework, task):
 def test_all_frameworks_estimate_and_learn_the_same(in_this_process):
     """Ten steps from the same weights on the same magnitudes; PyTorch's are the expected losses."""
     rng = np.random.default_rng(1)
-    mixture = np.abs(rng.standard_normal((2, *segment_shape(SPEC)), np.float32))
-    sources = np.abs(rng.standard_normal((2, 2, *segment_shape(SPEC)), np.float32))
+    mixture = np.abs(rng.standard_normal((2, *SPEC.input_shape()), np.float32))
+    sources = np.abs(rng.standard_normal((2, 2, *SPEC.input_shape()), np.float32))
     estimates, losses, trained = {}, {}, {}
     threads, start = torch.get_num_threads(), flatten(variables())
     try:
@@ -112,13 +112,13 @@ def test_frameworks_learn_the_same_on_waveforms(in_this_process):
     """A step of each on the Wave-U-Net, which estimates the middle of what it sees."""
     published = wave_unet.SPECS["wave-unet-m4"]
     config = published.config.model_copy(update={"levels": 1, "filters": 2})
-    chunking = whole_outputs(*config.lengths(500), last="shifted")
-    spec = published.model_copy(update={"config": config, "chunking": chunking})
+    procedure = Procedure(cutting=whole_outputs(*config.lengths(500), last="shifted"))
+    spec = published.model_copy(update={"config": config, "procedure": procedure})
     rng = np.random.default_rng(1)
     shapes = expected_shapes(spec)
     drawn = unflatten({path: rng.uniform(0.1, 0.3, shape).astype(np.float32) for path, shape in shapes.items()})
-    mixture = rng.standard_normal((1, *segment_shape(spec)), np.float32)
-    sources = rng.standard_normal((1, 2, *estimate_shape(spec)), np.float32)
+    mixture = rng.standard_normal((1, *spec.input_shape()), np.float32)
+    sources = rng.standard_normal((1, 2, *spec.output_shape()), np.float32)
     threads, losses = torch.get_num_threads(), {}
     try:
         for name in ("torch", "jax", "tensorflow"):

@@ -176,7 +176,7 @@ def test_examples_are_drawn_from_the_songs_that_are_learned_from(tmp_path):
     assert 0.1 < apart < 0.41
     np.testing.assert_array_equal(batches[3], songs.batch(config, 0, 3))
     mixture, sources = magnitude_maker(config)(batches[0])
-    frames = config.model.chunking.chunk_hop // 64
+    frames = config.model.procedure.cutting.chunk_hop // 64
     assert mixture.shape == (16, frames, 64, 1) and sources.shape == (16, 2, frames, 64, 1)
 
 

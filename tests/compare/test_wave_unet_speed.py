@@ -5,8 +5,9 @@ import json
 import pytest
 
 from jaxsep.compare.wave_unet_speed import measure
-from jaxsep.models.spec import ModelSpec, whole_outputs
-from jaxsep.weights.wave_unet import SPECS
+from jaxsep.models.domain import whole_outputs
+from jaxsep.models.spec import ModelSpec
+from jaxsep.weights.rules import SPECS
 
 
 @pytest.mark.parametrize(
@@ -14,8 +15,8 @@ from jaxsep.weights.wave_unet import SPECS
 )
 def test_both_frameworks_compute_the_same_and_the_report_is_consistent(form, shape):
     config = SPECS[form].config.model_copy(update=shape)
-    chunking = whole_outputs(*config.lengths(100), last="padded")
-    spec = ModelSpec.parse({**SPECS[form].model_dump(), "config": config, "chunking": chunking}, where="the test")
+    procedure = {"cutting": whole_outputs(*config.lengths(100), last="padded")}
+    spec = ModelSpec.parse({**SPECS[form].model_dump(), "config": config, "procedure": procedure}, where="the test")
     rows = json.loads(json.dumps(measure(spec, forward_batches=(2,), step_batches=(2,), repeats=2)))
     assert [(row["part"], row["batch"]) for row in rows] == [("forward", 2), ("step", 2)]
     for row in rows:

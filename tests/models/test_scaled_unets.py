@@ -15,7 +15,7 @@ from jaxsep.models import FAMILIES
 from jaxsep.models.classic_unet import ClassicUNet, ClassicUNetConfig
 from jaxsep.models.jansson import JANSSON, JanssonConfig, JanssonUNet
 from jaxsep.models.spec import ModelSpec
-from jaxsep.weights.twins import SPECS
+from jaxsep.weights.rules import SPECS
 
 SMALL = {
     # Five blocks, for a decoder block without dropout.

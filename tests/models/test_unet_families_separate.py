@@ -18,7 +18,7 @@ from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.estimate import estimate_sources
 from jaxsep.separation.separator import Separator
 from jaxsep.weights.checkpoint import save_checkpoint
-from jaxsep.weights.twins import SPECS
+from jaxsep.weights.rules import SPECS
 
 FAMILY_FORMS = {"jansson": "jansson", "classic_unet": "classic-unet"}
 # Narrow and shallow, in chunks of a second or two.

@@ -19,7 +19,7 @@ from jaxsep.models.wave_unet_resampled import (
     Resampling,
     low_pass,
 )
-from jaxsep.weights.wave_unet import SPECS
+from jaxsep.weights.rules import SPECS
 
 SMALL = WaveUNetConfig(n_sources=2, levels=3, filters=3, output_activation="linear")
 SMALL_RESAMPLED = ResampledWaveUNetConfig(n_sources=2, filters=(8, 16))

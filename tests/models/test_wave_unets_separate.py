@@ -18,7 +18,7 @@ from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.estimate import estimate_sources
 from jaxsep.separation.separator import Separator
 from jaxsep.weights.checkpoint import save_checkpoint
-from jaxsep.weights.wave_unet import SPECS
+from jaxsep.weights.rules import SPECS
 
 SHAPES = {
     "wave-unet-m4": {"levels": 3, "filters": 3},

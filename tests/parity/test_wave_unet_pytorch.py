@@ -22,7 +22,7 @@ from jaxsep.models.spec import ModelSpec
 from jaxsep.models.wave_unet import WaveUNet, WaveUNetConfig
 from jaxsep.models.wave_unet_resampled import ResampledWaveUNet, ResampledWaveUNetConfig, low_pass
 from jaxsep.separation.separator import Model, Separator
-from jaxsep.weights.wave_unet import SPECS
+from jaxsep.weights.rules import SPECS
 
 # As deep as it takes for every kind of block, and as narrow as compiles in a moment.
 SMALL = {"levels": 3, "filters": 4}

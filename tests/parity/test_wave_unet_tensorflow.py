@@ -21,7 +21,8 @@ from jaxsep.separation.models import load_model
 from jaxsep.weights.convert import convert
 from jaxsep.weights.pull import pull
 from jaxsep.weights.readers import read_weights
-from jaxsep.weights.wave_unet import SPECS, tensorflow_names
+from jaxsep.weights.rules import SPECS
+from jaxsep.weights.wave_unet import tensorflow_names
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-spleeter" / "bin" / "python"

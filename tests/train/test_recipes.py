@@ -11,24 +11,24 @@ from jaxsep.config import Config
 from jaxsep.errors import ConfigError
 from jaxsep.models.spec import ModelSpec
 from jaxsep.training.optimizer import learning_rate_schedule
-from jaxsep.weights import spleeter, twins, wave_unet
+from jaxsep.weights.rules import SPECS
 from train.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROOT = "data.root=/data/tracks"
 # What each recipe trains, whatever it is called.
 PUBLISHED = {
-    "unet_2stems": spleeter.SPECS["spleeter-2stems"],
-    "unet_4stems": spleeter.SPECS["spleeter-4stems"],
-    "unet_5stems": spleeter.SPECS["spleeter-5stems"],
-    "unet_finetune": spleeter.SPECS["spleeter-2stems"],
-    "unet_jansson": twins.SPECS["jansson"],
-    "unet_jansson_log": twins.SPECS["jansson-log"],
-    "unet_classic": twins.SPECS["classic-unet"],
-    "wave_unet_m4": wave_unet.SPECS["wave-unet-m4"],
-    "wave_unet_m5_highsr": wave_unet.SPECS["wave-unet-m5-highsr"],
-    "wave_unet_m6_multi": wave_unet.SPECS["wave-unet-m6"],
-    "wave_unet_torch": wave_unet.SPECS["wave-unet-torch"],
+    "unet_2stems": SPECS["spleeter-2stems"],
+    "unet_4stems": SPECS["spleeter-4stems"],
+    "unet_5stems": SPECS["spleeter-5stems"],
+    "unet_finetune": SPECS["spleeter-2stems"],
+    "unet_jansson": SPECS["jansson"],
+    "unet_jansson_log": SPECS["jansson-log"],
+    "unet_classic": SPECS["classic-unet"],
+    "wave_unet_m4": SPECS["wave-unet-m4"],
+    "wave_unet_m5_highsr": SPECS["wave-unet-m5-highsr"],
+    "wave_unet_m6_multi": SPECS["wave-unet-m6"],
+    "wave_unet_torch": SPECS["wave-unet-torch"],
 }
 
 

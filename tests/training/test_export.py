@@ -15,9 +15,8 @@ from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.training.step import train_step
-from jaxsep.weights import spleeter, twins, wave_unet
+from jaxsep.weights.rules import SPECS
 
-SPECS = {**spleeter.SPECS, **twins.SPECS, **wave_unet.SPECS}
 # One of each family; every recipe as it is: tests/train/test_recipe_export.py.
 NAMES = ("spleeter-2stems", "jansson", "classic-unet", "wave-unet-m5")
 ACCELERATORS = ("cuda", "tpu")

@@ -19,9 +19,9 @@ from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.training.step import train_step
+from jaxsep.weights.rules import SPECS
+from jaxsep.weights.rules import SPECS as WAVE_SPECS
 from jaxsep.weights.tree import flatten
-from jaxsep.weights.twins import SPECS
-from jaxsep.weights.wave_unet import SPECS as WAVE_SPECS
 from train.parallel import AXIS, check_batch_size, replicate_step, shard
 
 

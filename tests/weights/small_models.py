@@ -20,10 +20,8 @@ def small_spec(**changes: Any) -> ModelSpec:
         "stems": ("vocals", "accompaniment"),
         "sample_rate": 8000,
         "channels": 2,
-        "bandwidth_hz": 2000.0,
-        "stft": {"n_fft": 64, "hop_length": 16},
-        "masks": {},
-        "chunking": {"chunk_length": 8 * 16 + 48, "chunk_hop": 8 * 16, "lead": 64},
+        "domain": {"kind": "magnitude", "stft": {"n_fft": 64, "hop_length": 16}},
+        "procedure": {"cutting": {"chunk_length": 8 * 16 + 48, "chunk_hop": 8 * 16}},
         "licence": "MIT",
         "provenance": "made up, señor",
     }

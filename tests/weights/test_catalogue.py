@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jaxsep.weights.catalogue import ByHand, find_entry, list_models
-from jaxsep.weights.convert import FOREIGN_FAMILIES
+from jaxsep.weights.rules import RULES
 from jaxsep.weights.tree import expected_shapes
 
 ENTRIES = pytest.mark.parametrize("entry", list_models(), ids=lambda entry: entry.name)
@@ -26,7 +26,7 @@ def test_spleeters_forms_are_all_there():
 
 @ENTRIES
 def test_an_entry_says_what_the_model_is(entry):
-    spec = FOREIGN_FAMILIES[entry.archive.family].forms[form(entry)]
+    spec = RULES[entry.archive.format].forms[form(entry)]
     assert (entry.family, entry.stems, entry.sample_rate) == (spec.family, spec.stems, spec.sample_rate)
     assert entry.bandwidth_hz == spec.bandwidth_hz
     numbers = sum(math.prod(shape) for shape in expected_shapes(spec).values())

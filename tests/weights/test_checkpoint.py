@@ -181,7 +181,8 @@ def test_stored_leaves_that_do_not_fit_their_spec_are_named(tmp_path, spec, vari
     rewrite(tmp_path / name, config={**config, "n_sources": 3}, stems=["a", "b", "c"])
     with pytest.raises(CheckpointError, match=r"missing: .*params/source_2/mask/kernel"):
         load_checkpoint(tmp_path / name)
-    rewrite(tmp_path / name, config={**config, "n_sources": 1}, stems=["a"], masks={"kind": "direct"})
+    direct = {**spec.domain.model_dump(mode="json"), "masks": {"kind": "direct"}}
+    rewrite(tmp_path / name, config={**config, "n_sources": 1}, stems=["a"], domain=direct)
     with pytest.raises(CheckpointError, match=r"not of the model: .*params/source_1/mask/kernel"):
         load_checkpoint(tmp_path / name)
 
@@ -196,7 +197,10 @@ def test_stored_leaves_that_do_not_fit_their_spec_are_named(tmp_path, spec, vari
         ({"family": "unnet"}, "no model family 'unnet'"),
         ({"stems": ["vocals", "vocals"]}, "not distinct"),
         ({"sample_rate": -1}, "sample_rate"),
-        ({"chunking": {"chunk_length": 160, "chunk_hop": 112, "lead": 64}}, "contradicts itself: .*7 frames"),
+        (
+            {"procedure": {"cutting": {"chunk_length": 160, "chunk_hop": 112}}},
+            "multiples of 4, and the length is 7",
+        ),
     ],
 )
 def test_specs_that_this_jaxsep_cannot_run_are_refused(tmp_path, spec, variables, name, changes, message):

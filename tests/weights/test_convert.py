@@ -54,7 +54,7 @@ def test_sources_that_do_not_say_enough_are_told_what_is_missing(tmp_path, spec,
     (tmp_path / "foreign.pkl").write_bytes(pickle.dumps({"a": np.ones(1, np.float32)}))
     output = tmp_path / "out.safetensors"
     for source, family, message in [
-        ("foreign.pkl", None, r"say which family it is of \(spleeter, jansson, classic_unet, wave_unet\)"),
+        ("foreign.pkl", None, r"say which family it is of \(spleeter, jansson, classic_unet, wave_unet, "),
         ("foreign.pkl", "spleter", "Did you mean 'spleeter'"),
         ("foreign.pkl", "spleeter", "holds no Spleeter networks"),
         ("own", "spleeter", "of family 'unet', not 'spleeter'"),

@@ -173,7 +173,7 @@ def test_the_wide_form_is_made_of_the_bundled_weights_without_a_network(cache, m
     monkeypatch.setenv("JAXSEP_OFFLINE", "1")
     wide, plain = load_pretrained("spleeter-2stems-16khz"), load_pretrained("spleeter-2stems")
     assert wide.sha256 == plain.sha256
-    assert (wide.spec.name, wide.spec.bins, wide.spec.bandwidth_hz) == ("spleeter-2stems-16khz", 1536, 16537.5)
+    assert (wide.spec.name, wide.spec.domain.bins, wide.spec.bandwidth_hz) == ("spleeter-2stems-16khz", 1536, 16537.5)
     assert (wide.spec.licence, wide.spec.provenance) == (plain.spec.licence, plain.spec.provenance)
     assert files(cache) == ["models/spleeter-2stems-16khz.safetensors"]
 

@@ -178,10 +178,10 @@ def test_a_name_of_another_number_of_stems_is_refused(keras_models):
 
 def test_the_name_chooses_the_wide_form_for_the_same_weights(keras_models):
     spec, variables = converted(keras_models[2].arrays, "spleeter-2stems-16khz")
-    assert (spec.name, spec.bandwidth_hz, spec.bins) == ("spleeter-2stems-16khz", 16537.5, 1536)
+    assert (spec.name, spec.bandwidth_hz, spec.domain.bins) == ("spleeter-2stems-16khz", 16537.5, 1536)
     assert_holds(variables, keras_models[2].truth)
     spec, _ = converted(keras_models[2].arrays, "mine")
-    assert (spec.name, spec.bins) == ("mine", 1024)
+    assert (spec.name, spec.domain.bins) == ("mine", 1024)
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -203,10 +203,11 @@ def test_published_forms_say_what_spleeters_resource_files_say(wide, form, stems
     assert (spec.config.mask, spec.config.n_sources, spec.config.bins) == (mask, len(stems), bins)
     assert (spec.config.norm_epsilon, spec.config.kernel_size, spec.config.filters) == (1e-3, 5, FILTERS)
     assert spec.bandwidth_hz == bins * 44100 / 4096
-    assert (spec.stft.n_fft, spec.stft.hop_length, spec.stft.convention) == (4096, 1024, "spleeter")
-    assert (spec.masks.exponent, spec.masks.eps, spec.masks.extension) == (2.0, 1e-10, "zeros")
-    chunking = spec.chunking
-    # 512 frames of 4096 samples, 1024 apart, behind 4096 zeros.
-    assert chunking.chunk_length == 511 * 1024 + 4096
-    assert (chunking.chunk_hop, chunking.lead, chunking.window) == (524288, 4096, "none")
+    stft, masks = spec.domain.stft, spec.domain.masks
+    assert (stft.n_fft, stft.hop_length, stft.convention) == (4096, 1024, "spleeter")
+    assert (masks.exponent, masks.eps, masks.extension) == (2.0, 1e-10, "zeros")
+    cutting = spec.procedure.cutting
+    # 512 frames of 4096 samples, 1024 apart.
+    assert cutting.chunk_length == 511 * 1024 + 4096
+    assert (cutting.chunk_hop, cutting.window) == (524288, "none")
     assert (spec.sample_rate, spec.channels) == (44100, 2)

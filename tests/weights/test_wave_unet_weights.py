@@ -8,13 +8,15 @@ import torch
 
 from jaxsep.compare.reference.wave_unet_resampled import ResampledWaveUNet, save_as_published
 from jaxsep.errors import CheckpointError
-from jaxsep.models.spec import whole_outputs
+from jaxsep.models.domain import whole_outputs
+from jaxsep.models.procedure import Procedure
 from jaxsep.models.wave_unet_resampled import ResampledWaveUNetConfig
 from jaxsep.separation.models import load_model
 from jaxsep.weights.convert import convert
 from jaxsep.weights.mapping import apply
+from jaxsep.weights.rules import SPECS
 from jaxsep.weights.tree import expected_shapes
-from jaxsep.weights.wave_unet import SPECS, from_foreign, tensorflow_names
+from jaxsep.weights.wave_unet import from_foreign, tensorflow_names
 
 STEMS = SPECS["wave-unet-torch"].stems
 
@@ -91,8 +93,8 @@ def test_state_dicts_that_are_not_the_redesigns_are_refused_by_name(changes, mes
 def arrays_of(form, **changes):
     """Arrays by the original's names, of a small network of a form."""
     config = SPECS[form].config.model_copy(update={"levels": 2, "filters": 3, **changes})
-    spec, chunking = SPECS[form], whole_outputs(*config.lengths(30), last="shifted")
-    shapes = expected_shapes(spec.model_copy(update={"config": config, "chunking": chunking}))
+    spec, cutting = SPECS[form], whole_outputs(*config.lengths(30), last="shifted")
+    shapes = expected_shapes(spec.model_copy(update={"config": config, "procedure": Procedure(cutting=cutting)}))
     return {name: np.zeros(shapes[path], np.float32) for path, name in tensorflow_names(config).items()}
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from jaxsep.compare.reference.layers import ScaledUNet, norm_layer
+from jaxsep.compare.reference.unet import twin_of_our_names
 from jaxsep.models.classic_unet import ClassicUNetConfig
 
 
@@ -59,3 +60,6 @@ class _Block(nn.Sequential):
             convolution.add_module("activation", nn.ReLU())
             self.add_module(name, convolution)
             inputs = features
+
+
+TWIN = twin_of_our_names(ClassicUNet, "of `jaxsep convert --family classic_unet`")

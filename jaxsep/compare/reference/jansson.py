@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from jaxsep.compare.reference.layers import SameConvTranspose2d, ScaledUNet, norm_layer
+from jaxsep.compare.reference.unet import twin_of_our_names
 from jaxsep.models.jansson import JanssonConfig
 
 
@@ -58,3 +59,6 @@ class _SourceNetwork(nn.Module):
         for name, skip in zip(self.decoders, encoded[-2::-1], strict=True):
             maps = torch.cat([skip, self.get_submodule(name)(maps)], dim=1)
         return self.mask(maps)
+
+
+TWIN = twin_of_our_names(JanssonUNet, "of `jaxsep convert --family jansson`")

@@ -3,7 +3,7 @@
 For comparisons only, with weights taken from our variables. Nothing imports this module eagerly: it needs torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,9 +12,13 @@ import torch
 from torch import nn
 
 from jaxsep.compare.reference.layers import MaskingNetwork, SameConvTranspose2d, norm_layer
+from jaxsep.compare.twins import Twin
+from jaxsep.models.spec import ModelSpec
 from jaxsep.models.unet import UNetConfig
 from jaxsep.typing import Variables
-from jaxsep.weights.tree import unflatten
+from jaxsep.weights.mapping import apply
+from jaxsep.weights.torch_layers import layers_of_our_names
+from jaxsep.weights.tree import expected_shapes, unflatten
 
 
 class UNet(MaskingNetwork):
@@ -180,3 +184,30 @@ def layer_outputs(network: nn.Module, inputs: torch.Tensor) -> Mapping[str, torc
         for handle in handles:
             handle.remove()
     return outputs
+
+
+def converted(network: nn.Module, spec: ModelSpec) -> Variables:
+    """Returns the weights of a twin whose layers have the names of ours, as the rules for its state dict read them."""
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    rules = layers_of_our_names(spec, state, [f"source_{m}." for m in range(len(spec.stems))])
+    return apply(rules, state, expected_shapes(spec), where="the PyTorch twin")
+
+
+def twin_of_our_names(network: Callable[[Any], nn.Module], names: str) -> Twin:
+    """Returns the twin of a family of U-Nets whose layers have the names of ours.
+
+    Args:
+        network: Builds the network from a config.
+        names: Says whose names its state dict has.
+    """
+    return Twin(
+        build=lambda spec: network(spec.config),
+        load_variables=load_variables,
+        to_variables=to_variables,
+        layer_outputs=layer_outputs,
+        converted=converted,
+        names=names,
+    )
+
+
+TWIN = twin_of_our_names(UNet, "of the twin's state dict")

@@ -11,10 +11,14 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import numpy as np
 
+from jaxsep.compare.twins import Twin
 from jaxsep.errors import ConfigError
+from jaxsep.models.spec import ModelSpec
 from jaxsep.models.unet import UNetConfig
 from jaxsep.typing import Variables
-from jaxsep.weights.tree import flatten, unflatten
+from jaxsep.weights.mapping import apply, named_by
+from jaxsep.weights.spleeter import DEPTH, tensorflow_rules
+from jaxsep.weights.tree import expected_shapes, flatten, unflatten
 
 # Our names of a layer's variables, by the end of Keras's.
 _NAMES = {
@@ -127,3 +131,27 @@ def variables_by_path(network: keras.Model) -> dict[str, keras.Variable]:
             collection = "batch_stats" if name in ("mean", "var") else "params"
             found["/".join([collection, *layer.name.split("."), name])] = variable
     return found
+
+
+def converted(network: keras.Model, spec: ModelSpec) -> Variables | str:
+    """Returns the twin's weights under the names of Spleeter's checkpoints, as the rules for these read them."""
+    if len(_config_of(spec).filters) != DEPTH:
+        return f"Spleeter's names are those of U-Nets with {DEPTH} blocks"
+    rules = tensorflow_rules(len(spec.stems))
+    published = named_by(rules, to_variables(network))
+    return apply(rules, published, expected_shapes(spec), where="the TensorFlow twin")
+
+
+def _config_of(spec: ModelSpec) -> UNetConfig:
+    assert isinstance(spec.config, UNetConfig)
+    return spec.config
+
+
+TWIN = Twin(
+    build=lambda spec: build_unet(_config_of(spec)),
+    load_variables=load_variables,
+    to_variables=to_variables,
+    layer_outputs=layer_outputs,
+    converted=converted,
+    names="of Spleeter's TensorFlow checkpoints",
+)

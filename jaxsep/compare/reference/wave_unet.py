@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from jaxsep.compare.reference import unet, wave_unet_layers
+from jaxsep.compare.twins import Twin
 from jaxsep.models.wave_unet import WaveUNetConfig
 
 
@@ -141,3 +143,17 @@ def separate_as_published(
 
 def _convolution(config: WaveUNetConfig, inputs: int, features: int, size: int) -> nn.Conv1d:
     return nn.Conv1d(inputs, features, size, padding=0 if config.context else size // 2)
+
+
+TWIN = Twin(
+    build=lambda spec: WaveUNet(wave_unet_layers.config_of(spec)),
+    load_variables=unet.load_variables,
+    to_variables=unet.to_variables,
+    layer_outputs=unet.layer_outputs,
+    # Published in TensorFlow alone, and not in torch's layouts: what is read back gets the original's names.
+    converted=lambda network, spec: wave_unet_layers.converted(
+        unet.to_variables(network), spec, where="the PyTorch twin"
+    ),
+    names=wave_unet_layers.NAMES,
+    layers_like_ours=wave_unet_layers.layers_like_ours,
+)

@@ -13,6 +13,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import tensorflow as tf
 
+from jaxsep.compare.reference import unet_keras, wave_unet_layers
+from jaxsep.compare.twins import Twin
 from jaxsep.models.wave_unet import WaveUNetConfig
 
 
@@ -128,3 +130,16 @@ class _Clipped(keras.layers.Layer):
 
     def call(self, estimate: Any, training: bool | None = None) -> Any:
         return estimate if training else tf.clip_by_value(estimate, -1.0, 1.0)
+
+
+TWIN = Twin(
+    build=lambda spec: build_wave_unet(wave_unet_layers.config_of(spec)),
+    load_variables=unet_keras.load_variables,
+    to_variables=unet_keras.to_variables,
+    layer_outputs=unet_keras.layer_outputs,
+    converted=lambda network, spec: wave_unet_layers.converted(
+        unet_keras.to_variables(network), spec, where="the TensorFlow twin"
+    ),
+    names=wave_unet_layers.NAMES,
+    layers_like_ours=wave_unet_layers.layers_like_ours,
+)

@@ -14,10 +14,13 @@ from torch import nn
 
 from jaxsep.compare.reference import unet
 from jaxsep.compare.reference.wave_unet import centre_crop
+from jaxsep.compare.twins import Layers, Twin
+from jaxsep.models.spec import ModelSpec
 from jaxsep.models.wave_unet_resampled import NORM_CHANNELS, TAPS, ResampledWaveUNetConfig, low_pass
 from jaxsep.typing import Variables
-from jaxsep.weights.tree import flatten, unflatten
-from jaxsep.weights.wave_unet import of_all_channels, time_axis_first, torch_names
+from jaxsep.weights.mapping import apply
+from jaxsep.weights.tree import expected_shapes, flatten, unflatten
+from jaxsep.weights.wave_unet_resampled import of_all_channels, time_axis_first, torch_names, torch_rules
 
 
 class ResampledWaveUNet(nn.Module):
@@ -224,3 +227,43 @@ def separate_as_published(
 
 def _of_all_channels(leaf: torch.Tensor, channels: int) -> torch.Tensor:
     return leaf.repeat(channels, 1, 1) if leaf.shape == (TAPS,) else leaf
+
+
+def build(spec: ModelSpec) -> ResampledWaveUNet:
+    """Returns the twin of a model; its networks are called after the stems."""
+    return ResampledWaveUNet(_config_of(spec), spec.stems)
+
+
+def converted(network: ResampledWaveUNet, spec: ModelSpec) -> Variables:
+    """Returns the twin's weights as the rules for the redesign's state dicts read them."""
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    rules = torch_rules(_config_of(spec), spec.stems)
+    return apply(rules, state, expected_shapes(spec), where="the PyTorch twin")
+
+
+def layers_like_ours(found: Layers, spec: ModelSpec, variables: Variables) -> Layers:
+    """Returns the twin's layers as ours give them: convolutions leave the bias to the norm, and norms rectify."""
+    biases = flatten(variables)
+    layers: Layers = {}
+    for name, maps in found.items():
+        if name.endswith("/conv"):
+            layers[f"{name}[0]"] = maps - biases[f"params/{name}/bias"]
+        else:
+            layers[name] = np.maximum(maps, 0) if name.endswith("/norm") else maps
+    return layers
+
+
+def _config_of(spec: ModelSpec) -> ResampledWaveUNetConfig:
+    assert isinstance(spec.config, ResampledWaveUNetConfig)
+    return spec.config
+
+
+TWIN = Twin(
+    build=build,
+    load_variables=load_variables,
+    to_variables=to_variables,
+    layer_outputs=layer_outputs,
+    converted=converted,
+    names="of f90/Wave-U-Net-Pytorch's state dicts",
+    layers_like_ours=layers_like_ours,
+)
