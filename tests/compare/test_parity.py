@@ -224,7 +224,8 @@ def test_foreign_weights_are_read_as_convert_reads_them(models, parity, tmp_path
 
 def test_models_that_see_something_else_are_compared_as_audio(models, parity, tmp_path):
     spec = SPECS["unet"]
-    save_checkpoint(tmp_path / "sides.safetensors", spec.model_copy(update={"stereo": "mid_side"}), variables_of(spec))
+    sides = spec.model_copy(update={"domain": spec.domain.model_copy(update={"stereo": "mid_side"})})
+    save_checkpoint(tmp_path / "sides.safetensors", sides, variables_of(spec))
     done, report = parity(models["unet"], "--with", tmp_path / "sides.safetensors", "--seconds", 1)
     not_compared = {"not_compared": "the two models do not see chunks of the same kind"}
     assert report["layers"] == report["tracks"][0]["network"] == not_compared

@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 
 from jaxsep.cli.main import app
 from jaxsep.compare.study import RULES
-from jaxsep.compare.study_config import load_study
+from jaxsep.compare.study_config import StudyConfig, load_study
 from jaxsep.compare.study_data import magnitude_maker, prepare_songs
 from jaxsep.compare.study_report import REPORTS, summarize, to_markdown
+from jaxsep.errors import ConfigError
+from jaxsep.weights.rules import SPECS
 
 SMOKE = Path(__file__).parents[2] / "configs" / "study_smoke.yaml"
 # Less of it, which is mostly waiting for imports and compilers; no other code.
@@ -197,3 +199,18 @@ def test_studies_that_cannot_be_made_are_refused_in_a_sentence(tmp_path, changes
     done = CliRunner().invoke(app, command(tmp_path / "out", *changes))
     assert done.exit_code == 2 and sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "frameworks", "sentence"),
+    [
+        ("jansson", ("jax", "torch", "tensorflow"), "The family 'jansson' has no twin in TensorFlow; those that have"),
+        ("wave-unet-m4", ("jax", "torch"), "This model works on waveforms: it has no magnitudes or masks, which a st"),
+    ],
+)
+def test_a_study_is_of_magnitudes_and_of_a_family_with_a_twin_in_each_framework(form, frameworks, sentence):
+    study = {**dict(load_study(SMOKE)), "stem": None, "model": SPECS[form], "frameworks": frameworks}
+    with pytest.raises(ConfigError, match=sentence):
+        StudyConfig.parse(study, where="the test")
+    if form == "jansson":
+        assert StudyConfig.parse({**study, "frameworks": frameworks[:2]}, where="the test").model == SPECS[form]

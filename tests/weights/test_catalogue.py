@@ -6,7 +6,9 @@ import re
 import pytest
 
 from jaxsep.weights.catalogue import ByHand, find_entry, list_models
-from jaxsep.weights.rules import RULES
+from jaxsep.weights.family_rules import form_spec
+from jaxsep.weights.forms import FORMS, Form
+from jaxsep.weights.rules import RULES, SPECS
 from jaxsep.weights.tree import expected_shapes
 
 ENTRIES = pytest.mark.parametrize("entry", list_models(), ids=lambda entry: entry.name)
@@ -22,6 +24,28 @@ def test_spleeters_forms_are_all_there():
     forms = {f"spleeter-{stems}stems{wide}" for stems in (2, 4, 5) for wide in ("", "-16khz")}
     assert {form(entry) for entry in SPLEETERS} == forms
     assert len({entry.name for entry in list_models()}) == len(list_models())
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_spec_says_what_its_form_says(name):
+    facts, spec = FORMS[name], SPECS[name]
+    assert (facts.name, facts.family, facts.stems) == (spec.name, spec.family, spec.stems)
+    assert (facts.sample_rate, facts.bandwidth_hz) == (spec.sample_rate, spec.bandwidth_hz)
+
+
+def test_a_spec_is_built_from_its_form():
+    spec = SPECS["jansson"]
+    other = Form("other", "jansson", ("guitar", "rest"), 16384, 8192.0)
+    built = form_spec(other, spec.config, spec.domain, spec.procedure)
+    changed = {"name": "other", "stems": ("guitar", "rest"), "sample_rate": 16384}
+    assert built == spec.model_copy(update=changed)
+    # 513 bins from 0 Hz to half the sample rate, that one left out.
+    assert other.bins(1024) == built.domain.bins == 512
+
+
+def test_every_form_has_a_spec_and_every_spec_a_form():
+    assert FORMS.keys() == SPECS.keys()
+    assert all(FORMS[entry.form.name] is entry.form for entry in list_models())
 
 
 @ENTRIES
