@@ -270,7 +270,7 @@ def _lines_of(stream: IO[bytes]) -> "queue.Queue[bytes | None]":
     return lines
 
 
-def _failure(process: subprocess.Popen, errors: IO[bytes]) -> str | None:
+def _failure(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str | None:
     """Returns why a process that has nothing more to tell has failed, or None if it has not."""
     if not process.wait(timeout=60):
         return None

@@ -236,9 +236,9 @@ class MagnitudePasses:
             mixture: Takes the mixture in the pieces that will be rendered, read beside the chunks.
             statistics: Takes the sum of the statistics that come with the magnitudes, for each group.
         """
-        others = () if mixture is None else (self._pieces,)
 
-        def chunks() -> Iterator[Chunk]:
+        def chunks(is_last: bool = True) -> Iterator[Chunk]:
+            others = (self._pieces,) if is_last and mixture is not None else ()
             read = stack.enter_context(closing(ahead(window.chunks(*others), READ_AHEAD)))
             for way, chunk in read:
                 if way == 0:
@@ -273,7 +273,7 @@ class MagnitudePasses:
         network: WholeTrackNetwork,
         variables: Variables,
         window: MixtureWindow,
-        chunks: Callable[[], Iterator[Chunk]],
+        chunks: Callable[[bool], Iterator[Chunk]],
         stack: ExitStack,
     ) -> Iterator[tuple[Cut, GroupMagnitudes]]:
         """Runs a network's passes over a whole track, between which its activations wait on disk."""
@@ -286,7 +286,7 @@ class MagnitudePasses:
                 stack.enter_context(spool)
             pieces: Iterator[tuple[int, Chunk | None]]
             if INPUT in each.reads:
-                pieces = enumerate(chunks())
+                pieces = enumerate(chunks(OUTPUT in each.writes))
             else:
                 order = range(count)
                 pieces = ((index, None) for index in (reversed(order) if each.is_backward else order))

@@ -133,7 +133,8 @@ def test_passes_over_pieces_give_what_the_network_gives_of_the_whole_track(conve
 @pytest.mark.parametrize(
     "wiener",
     [
-        OPEN_UNMIX.model_copy(update={"block_frames": 5, "eps": 1e-4}),
+        OPEN_UNMIX.model_copy(update={"block_frames": 3, "eps": 1e-4}),
+        OPEN_UNMIX.model_copy(update={"block_frames": 30, "eps": 1e-4}),
         WienerConfig(iterations=2, eps=1e-4),
         WienerConfig(iterations=0, softmask=False),
     ],
