@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
+from weights.small_models import small_spec, small_variables
 
 SCRIPT = Path(sys.executable).with_name("jaxsep")
 
@@ -51,6 +53,31 @@ def jaxsep():
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory):
+    """A model of the bundled one's name, stems and sample rate that computes next to nothing."""
+    from jaxsep.weights.checkpoint import save_checkpoint
+
+    path = tmp_path_factory.mktemp("small") / "model.safetensors"
+    spec = small_spec(name="spleeter-2stems", sample_rate=44100, bandwidth_hz=11025.0)
+    # Variances are not to be negative.
+    save_checkpoint(path, spec, jax.tree.map(np.abs, small_variables(spec)))
+    return path
+
+
+@pytest.fixture
+def quick_jaxsep(jaxsep, small_model):
+    """Runs a command line in this process with the small model, where the test is not about what a model computes."""
+
+    # Its chunks are a few milliseconds long: many in a call.
+    options = ["--model", small_model, "--batch-size", "32"]
+
+    def run(command, *arguments):
+        return jaxsep(command, *arguments, *(options if command == "separate" else []))
 
     return run
 

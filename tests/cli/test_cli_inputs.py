@@ -16,6 +16,11 @@ def stems_of(*tracks):
     return sorted(f"{track}/{stem}" for track in tracks for stem in STEMS)
 
 
+@pytest.fixture
+def jaxsep(quick_jaxsep):
+    return quick_jaxsep
+
+
 def refused(result, *words):
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("jaxsep: ") and result.stderr.count("\n") == 1, result.stderr

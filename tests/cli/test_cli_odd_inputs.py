@@ -62,19 +62,19 @@ def test_samples_above_full_scale_are_kept_in_float(jaxsep):
 
 
 @pytest.mark.parametrize(("format", "channels"), [("wav", 6), ("flac", 8), ("ogg", 6), ("wav", 3)])
-def test_more_than_two_channels_come_back_in_pairs_each_separated_by_itself(jaxsep, format, channels):
+def test_more_than_two_channels_come_back_in_pairs_each_separated_by_itself(quick_jaxsep, format, channels):
     mixture = write_song("song.wav", 0.3, channels=channels)
     soundfile.write("pair.wav", mixture[:, :2], 44100)
-    assert jaxsep("separate", "song.wav", "pair.wav", "--format", format, "--quiet").exit_code == 0
+    assert quick_jaxsep("separate", "song.wav", "pair.wav", "--format", format, "--quiet").exit_code == 0
     stem, pair = (read(f"separated/{name}/vocals.{format}") for name in ("song", "pair"))
     assert stem.shape == mixture.shape
     if format != "ogg":  # which is lossy
         np.testing.assert_array_equal(stem[:, :2], pair)
 
 
-def test_mp3_of_more_than_two_channels_is_refused_before_work(jaxsep):
+def test_mp3_of_more_than_two_channels_is_refused_before_work(quick_jaxsep):
     write_song("song.wav", 0.1, channels=6)
-    result = jaxsep("separate", "song.wav", "--format", "mp3")
+    result = quick_jaxsep("separate", "song.wav", "--format", "mp3")
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
     assert "holds 1 to 2 channels, not 6" in result.stderr
@@ -85,23 +85,23 @@ def test_mp3_of_more_than_two_channels_is_refused_before_work(jaxsep):
     "name",
     ["ünï ♪ 歌.wav", " leading and trailing .wav", "trailing.wav ", "-dash.wav", "a:b?c*.wav", "x" * 200 + ".wav"],
 )
-def test_hard_names_are_kept(jaxsep, name):
+def test_hard_names_are_kept(quick_jaxsep, name):
     path = Path("music") / name
     path.parent.mkdir()
     write_song("plain.wav", 0.1)
     Path("plain.wav").rename(path)
-    assert jaxsep("separate", path, "--quiet").exit_code == 0
+    assert quick_jaxsep("separate", path, "--quiet").exit_code == 0
     track = name.removesuffix(".wav").removesuffix(".wav ") if name != "trailing.wav " else "trailing"
     assert files("separated") == [f"{track}/accompaniment.wav", f"{track}/vocals.wav"]
 
 
 @pytest.mark.parametrize("format", ["wav", "flac", "ogg", "mp3"])
-def test_tags_are_copied_to_the_stems(jaxsep, format):
+def test_tags_are_copied_to_the_stems(quick_jaxsep, format):
     write_song("plain.wav", 0.3)
     with soundfile.SoundFile("song.flac", "w", 44100, 2) as file:
         file.title, file.artist, file.tracknumber = "Señorita", "Ünïcode", "3"
         file.write(read("plain.wav"))
-    assert jaxsep("separate", "song.flac", "--format", format, "--quiet").exit_code == 0
+    assert quick_jaxsep("separate", "song.flac", "--format", format, "--quiet").exit_code == 0
     with av.open(f"separated/song/vocals.{format}") as container:
         found = {key.lower(): text for key, text in (container.metadata | container.streams[0].metadata).items()}
     assert (found["title"], found["artist"], found["track"]) == ("Señorita", "Ünïcode", "3")
