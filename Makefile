@@ -18,10 +18,11 @@ demo: $(STAMPS)/demo
 	$(BIN)/python -m jaxsep.demo
 
 # What is compared with other people's numbers is compiled as users have it, all else without optimisation.
+OPTIMIZED = tests/parity tests/compare/test_parity.py tests/compare/test_parity_spleeter.py
 test: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
 test: $(STAMPS)/dev .cache/weights/.complete .cache/oracles/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS) --unoptimized --ignore tests/parity --ignore tests/compare
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/parity tests/compare
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) --unoptimized $(addprefix --ignore ,$(OPTIMIZED))
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) $(OPTIMIZED)
 
 # The suite's core on a newer Python with the newest of every package that we depend on. Not in CI: it tells in time
 # what the next releases will break. What needs PyTorch, which is gigabytes there, or TensorFlow is left to `make test`.
