@@ -26,6 +26,8 @@ def from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: Values contradict each other.
     """
+    if later := sorted({"domain", "procedure"} & data.keys()):
+        raise ValueError(f"there are keys of format_version 1 and of a later one: {', '.join(later)}")
     rest = {key: value for key, value in data.items() if key not in _KEYS_OF_1}
     stft, chunking = data.get("stft"), data.get("chunking")
     transform, described = _plain(stft), _plain(chunking) or {}

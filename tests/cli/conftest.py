@@ -63,7 +63,7 @@ def small_model(tmp_path_factory):
     from jaxsep.weights.checkpoint import save_checkpoint
 
     path = tmp_path_factory.mktemp("small") / "model.safetensors"
-    spec = small_spec(name="spleeter-2stems", sample_rate=44100, bandwidth_hz=11025.0)
+    spec = small_spec(name="spleeter-2stems", sample_rate=44100)
     # Variances are not to be negative.
     save_checkpoint(path, spec, jax.tree.map(np.abs, small_variables(spec)))
     return path
