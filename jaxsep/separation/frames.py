@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from jaxtyping import Float
@@ -72,12 +73,13 @@ class FrameSpool:
     """Arrays of one shape in a temporary file, by number; gone when closed."""
 
     def __init__(self, directory: Path | None) -> None:
-        """Makes the file.
+        """Makes no file before there is something to keep: the directory may come to exist until then.
 
         Args:
             directory: Where it lies; None for the system's place.
         """
-        self._file = tempfile.TemporaryFile(dir=directory, prefix=".frames.")
+        self._directory = directory
+        self._file: IO[bytes] | None = None
         self._shape: tuple[int, ...] | None = None
         self._count = 0
 
@@ -89,7 +91,8 @@ class FrameSpool:
 
     def close(self) -> None:
         """Takes the file away."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def append(self, array: Float[np.ndarray, "..."]) -> None:
         """Puts an array behind the last one."""
@@ -97,7 +100,8 @@ class FrameSpool:
 
     def put(self, index: int, array: Float[np.ndarray, "..."]) -> None:
         """Puts an array at a number."""
-        if self._shape is None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._directory, prefix=".frames.")
             self._shape = array.shape
         assert array.shape == self._shape
         self._file.seek(index * self._bytes())
@@ -106,7 +110,7 @@ class FrameSpool:
 
     def get(self, index: int) -> Float[np.ndarray, "..."]:
         """Returns the array of a number; one that was never put is an error of this program."""
-        assert self._shape is not None and index < self._count
+        assert self._file is not None and self._shape is not None and index < self._count
         self._file.seek(index * self._bytes())
         return np.frombuffer(self._file.read(self._bytes()), np.float32).reshape(self._shape)
 

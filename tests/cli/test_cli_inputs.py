@@ -84,7 +84,7 @@ def test_inputs_that_cannot_work_are_refused_before_work(jaxsep, monkeypatch, ar
     def fail(*_):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("jaxsep.separation.separator.load_pretrained", fail)
+    monkeypatch.setattr("jaxsep.separation.models.load_pretrained", fail)
     refused(jaxsep("separate", *arguments), *words)
     assert files() == before
 

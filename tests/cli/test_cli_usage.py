@@ -21,7 +21,7 @@ def no_model(monkeypatch):
     def fail(*_):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("jaxsep.separation.separator.load_pretrained", fail)
+    monkeypatch.setattr("jaxsep.separation.models.load_pretrained", fail)
 
 
 def refused(result, *words):
