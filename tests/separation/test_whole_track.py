@@ -66,13 +66,16 @@ class Recurrent(nn.Module):
         return carry, {OUTPUT: self._masked(inputs[INPUT], inputs["before"], inputs["after"])}
 
     def _run(self, cell, carry, magnitudes, there, *, reverse):
-        flat = magnitudes.reshape(*magnitudes.shape[:2], -1)
-        outputs = [None] * flat.shape[1]
-        for frame in reversed(range(flat.shape[1])) if reverse else range(flat.shape[1]):
-            after, outputs[frame] = cell(carry, flat[:, frame])
+        def step(cell, carry, frame_and_there):
+            frame, there = frame_and_there
+            after, output = cell(carry, frame)
             # Frames that are not there change no state.
-            carry = jax.tree.map(lambda new, old, frame=frame: jnp.where(there[:, frame, None], new, old), after, carry)
-        return carry, jnp.stack(outputs, axis=1)
+            carry = jax.tree.map(lambda new, old: jnp.where(there[:, None], new, old), after, carry)
+            return carry, output
+
+        along = {"in_axes": 1, "out_axes": 1, "reverse": reverse}
+        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False}, **along)
+        return scan(cell, carry, (magnitudes.reshape(*magnitudes.shape[:2], -1), there))
 
     def _masked(self, magnitudes, before, after):
         config = self.config
