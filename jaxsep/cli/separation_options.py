@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from jaxsep.config import Config
 from jaxsep.errors import ConfigError
 
 if TYPE_CHECKING:
+    from jaxsep.config import Config
     from jaxsep.separation.options import SeparationOptions
 
 _PANEL = "How it is separated"
 # The options by the keys of SeparationOptions that they set, where the names differ.
 _NAMES = {"chunk_seconds": "--chunk"}
 
-ConfigType = TypeVar("ConfigType", bound=Config)
+ConfigType = TypeVar("ConfigType", bound="Config")
 
 
 class Filter(StrEnum):

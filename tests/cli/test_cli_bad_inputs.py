@@ -5,6 +5,7 @@ In processes of their own, since decoders write to the file descriptor of standa
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -157,7 +158,7 @@ def write_bad_checkpoint(path, kind):
         described = {name: text for name, text in metadata.items()}
         for name, text in described.items():
             changed = text.replace('"unet"', '"u-net"') if kind == "family" else text
-            changed = changed.replace('"format_version":1', '"format_version":99') if kind == "version" else changed
+            changed = re.sub('"format_version":[12]', '"format_version":99', changed) if kind == "version" else changed
             changed = changed.replace('"filters":[2,3]', '"filters":[2,4]') if kind == "shapes" else changed
             changed = changed.replace('"n_sources"', '"n_source"') if kind == "key" else changed
             metadata[name] = changed

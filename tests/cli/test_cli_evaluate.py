@@ -73,7 +73,7 @@ def test_a_model_scores_what_its_stems_on_disk_score(jaxsep, place):
     [
         ([], ["one of --musdb ROOT and --tracks DIR"]),
         (["--tracks", "true", "--musdb", "true"], ["one of --musdb ROOT and --tracks DIR"]),
-        (["--tracks", "true", "--estimates", "est", "-m", "x"], ["neither with --model nor with --wiener"]),
+        (["--tracks", "true", "--estimates", "est", "-m", "x"], ["neither with --model nor with options"]),
         (["--tracks", "true", "--hq"], ["go with --musdb"]),
         (["--musdb", "true", "--subset", "valid"], ["--subset is 'valid'"]),
         (["--musdb", "nowhere"], ["'nowhere/test' cannot be read"]),

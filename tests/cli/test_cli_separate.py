@@ -91,7 +91,7 @@ def test_wiener_writes_what_the_library_filters(jaxsep, library):
         # The same programs on the same samples.
         np.testing.assert_allclose(written, expected, atol=1e-6)
         assert np.abs(expected - masked[stem]).max() > 1e-3
-    assert json.loads(Path("report.json").read_text())["options"]["wiener"] is True
+    assert json.loads(Path("report.json").read_text())["options"]["filter"] == "wiener"
 
 
 def test_loud_stems_warn_or_are_rescaled_by_one_gain_and_still_sum(jaxsep):
@@ -227,7 +227,9 @@ def test_the_report_says_what_was_done_with_what(jaxsep):
         },
         **{"offset_seconds": 0.0, "duration_seconds": None, "stems": None, "residual": True, "consistency": "none"},
         **{"two_stems": None},
-        **{"clip": "none", "existing": "refuse", "wiener": False, "batch_size": report["options"]["batch_size"]},
+        **{"clip": "none", "existing": "refuse", "batch_size": report["options"]["batch_size"]},
+        **{"chunk_seconds": None, "overlap": None, "shifts": None, "seed": 0, "filter": "auto"},
+        **{"wiener_iterations": None, "precision": "float32"},
     }
     assert report["options"]["batch_size"] >= 1
     assert report["compilation"]["cache_hits"] + report["compilation"]["cache_misses"] >= 1

@@ -12,7 +12,7 @@ from jaxsep.models.unet import UNet
 CONFIG = {"n_sources": 2, "channels": 2, "bins": 16, "filters": (2, 3), "encoder_activation": "elu"}
 
 
-def small_spec(**changes: Any) -> ModelSpec:
+def small_spec(*, masks: dict[str, Any] | None = None, **changes: Any) -> ModelSpec:
     data = {
         "name": "small",
         "family": "unet",
@@ -20,7 +20,7 @@ def small_spec(**changes: Any) -> ModelSpec:
         "stems": ("vocals", "accompaniment"),
         "sample_rate": 8000,
         "channels": 2,
-        "domain": {"kind": "magnitude", "stft": {"n_fft": 64, "hop_length": 16}},
+        "domain": {"kind": "magnitude", "stft": {"n_fft": 64, "hop_length": 16}, "masks": masks or {}},
         "procedure": {"cutting": {"chunk_length": 8 * 16 + 48, "chunk_hop": 8 * 16}},
         "licence": "MIT",
         "provenance": "made up, señor",
