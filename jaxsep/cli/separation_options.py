@@ -2,21 +2,18 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jaxsep.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jaxsep.config import Config
     from jaxsep.separation.options import SeparationOptions
 
 _PANEL = "How it is separated"
 # The options by the keys of SeparationOptions that they set, where the names differ.
 _NAMES = {"chunk_seconds": "--chunk"}
-
-ConfigType = TypeVar("ConfigType", bound="Config")
 
 
 class Filter(StrEnum):
@@ -121,11 +118,11 @@ def separation_options(
     return validated(SeparationOptions, values, _NAMES)
 
 
-def validated(config: type[ConfigType], values: Mapping[str, Any], names: Mapping[str, str]) -> ConfigType:
+def validated(config: Any, values: Mapping[str, Any], names: Mapping[str, str]) -> Any:
     """Returns a config made of options.
 
     Args:
-        config: Class of the config.
+        config: Class of the config; pydantic, which `--help` does without, is imported with it.
         values: Values by the config's keys.
         names: Names of the options whose names are not those of their keys.
 
