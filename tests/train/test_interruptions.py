@@ -6,17 +6,18 @@ import time
 
 import numpy as np
 import pytest
-from train_runs import PLAIN, rows, run, start
+from train_runs import PLAIN, SHALLOW, count_rows, rows, run, start
 
 from jaxsep.weights.runs import choose_checkpoint, read_state
 from jaxsep.weights.tree import flatten
 
-# A step of this takes some 20 ms, a save several times as long.
+# A step of this takes some 10 ms, a save several times as long.
 LONG = (
-    "training.steps=150",
+    SHALLOW,
+    "training.steps=100",
     "checkpoints.every_steps=7",
     *PLAIN,
-    "validation.every_steps=60",
+    "validation.every_steps=40",
     "validation.seconds=1.0",
 )
 KILLS, IN_FLIGHT = 10, 3
@@ -53,15 +54,14 @@ def test_a_run_that_is_killed_again_and_again_goes_on_bit_for_bit(tmp_path, cach
     for number in range(KILLS):
         process = start(workdir, *LONG, cache=cache)
         try:
-            rows_before, target = len(rows(workdir)), chance.randrange(1, 16)
+            rows_before, target = count_rows(workdir), chance.randrange(1, 6)
             deadline = time.monotonic() + 120
             while process.poll() is None and time.monotonic() < deadline:
-                in_flight = any(unfinished.glob(".unfinished.*"))
-                if number < IN_FLIGHT and in_flight and rows(workdir):
+                if number < IN_FLIGHT and any(unfinished.glob(".unfinished.*")) and count_rows(workdir):
                     seen += 1
                     break
-                if number >= IN_FLIGHT and abs(len(rows(workdir)) - rows_before) >= target:
-                    time.sleep(chance.uniform(0, 0.2))
+                if number >= IN_FLIGHT and abs(count_rows(workdir) - rows_before) >= target:
+                    time.sleep(chance.uniform(0, 0.05))
                     break
                 time.sleep(0.001)
             assert process.poll() is None, process.communicate()
@@ -77,7 +77,7 @@ def test_a_run_that_is_killed_again_and_again_goes_on_bit_for_bit(tmp_path, cach
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_with_a_status_of_its_own(tmp_path, cache, undisturbed, number):
     process = start(tmp_path / "run", *LONG, cache=cache)
-    while len(rows(tmp_path / "run")) < 10:
+    while count_rows(tmp_path / "run") < 10:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(number)
@@ -93,11 +93,11 @@ def test_a_signal_saves_and_ends_with_a_status_of_its_own(tmp_path, cache, undis
 
 def test_a_run_goes_on_on_another_number_of_devices(tmp_path, cache, undisturbed):
     plain = (*LONG, "validation.every_steps=null")
-    run(tmp_path / "run", *plain, "training.steps=20", cache=cache)
-    run(tmp_path / "run", *plain, "training.steps=50", cache=cache, devices=4)
+    run(tmp_path / "run", *plain, "training.steps=15", cache=cache)
+    run(tmp_path / "run", *plain, "training.steps=40", cache=cache, devices=4)
     expected = {row["step"]: row["loss"] for row in rows(undisturbed) if "loss" in row}
     found = {row["step"]: row["loss"] for row in rows(tmp_path / "run")}
-    assert list(found) == list(range(1, 51))
+    assert list(found) == list(range(1, 41))
     for step, loss in found.items():
-        # The same steps up to the 20th; then means of four means, whose rounding 30 Adam steps of 1e-3 enlarge.
-        assert loss == pytest.approx(expected[step], rel=0 if step <= 20 else 1e-3), step
+        # The same steps up to the 15th; then means of four means, whose rounding 25 Adam steps of 1e-3 enlarge.
+        assert loss == pytest.approx(expected[step], rel=0 if step <= 15 else 1e-3), step

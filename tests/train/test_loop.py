@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from train_runs import PLAIN, SMOKE, rows
+from train_runs import PLAIN, SHALLOW, SMOKE, rows
 
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.weights.runs import read_state, saved_steps
@@ -26,7 +26,7 @@ def compile_each_program_once(tmp_path_factory):
 
 
 def config_of(*overrides):
-    return load_config(SMOKE, [*PLAIN, "training.steps=6", *overrides])
+    return load_config(SMOKE, [*PLAIN, SHALLOW, "training.steps=6", *overrides])
 
 
 def train(workdir, *overrides, **options):

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from train_runs import PLAIN, rows, run, start
+from train_runs import PLAIN, SHALLOW, count_rows, rows, run, start
 
 from jaxsep.weights.runs import choose_checkpoint, read_state
 from jaxsep.weights.tree import flatten
@@ -37,7 +37,14 @@ def start_two(workdir, *overrides, cache):
 
 
 # Plain SGD: Adam makes whole steps of the rounding of gradients that are nearly zero, as those of some biases are.
-SHORT = ("training.steps=10", "checkpoints.every_steps=5", "optimizer.kind=sgd", "optimizer.learning_rate=0.01", *PLAIN)
+SHORT = (
+    "training.steps=10",
+    "checkpoints.every_steps=5",
+    "optimizer.kind=sgd",
+    "optimizer.learning_rate=0.01",
+    SHALLOW,
+    *PLAIN,
+)
 
 
 def test_two_processes_train_as_one_does(tmp_path, cache):
@@ -64,7 +71,7 @@ def test_a_process_that_is_killed_ends_the_others(tmp_path, cache, victim):
         tmp_path / "run", *SHORT, "training.steps=100000", "checkpoints.every_steps=100000", cache=cache
     )
     try:
-        while len(rows(tmp_path / "run")) < 5:
+        while count_rows(tmp_path / "run") < 5:
             for process in processes:
                 assert process.poll() is None, process.communicate()
             time.sleep(0.05)

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from train_runs import PLAIN, SMOKE
+from train_runs import PLAIN, SHALLOW, SMOKE
 
 from train import watch
 from train.config import load_config
@@ -71,7 +71,7 @@ def test_a_step_is_computed_from_when_it_could_begin_until_it_is_done_however_la
 
 
 def test_rows_tell_how_long_things_took(tmp_path):
-    config = load_config(SMOKE, [*PLAIN, "training.steps=4"])
+    config = load_config(SMOKE, [*PLAIN, SHALLOW, "training.steps=4"])
     began = time.perf_counter()
     run(config, tmp_path, find_tracks(config.data, config.model))
     elapsed = time.perf_counter() - began
