@@ -1,5 +1,9 @@
-"""`python -m train` and what its runs are good for, as a user has it: real processes, exit statuses, one sentence."""
+"""`python -m train` and what its runs are good for: exit statuses, one sentence.
 
+The first of each kind is a process of its own, as a user has it; the others are calls of the same commands in this one.
+"""
+
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from train_runs import PLAIN, ROOT, SMOKE, environment, rows, run
+from typer.testing import CliRunner
 
 from jaxsep.weights.checkpoint import load_checkpoint
 from jaxsep.weights.tree import flatten
@@ -29,11 +34,36 @@ def trained(tmp_path_factory, cache):
     return workdir, out
 
 
-def jaxsep(cache, *arguments, cwd, status=0):
-    command = [str(Path(sys.executable).with_name("jaxsep")), *map(str, arguments)]
-    result = subprocess.run(command, cwd=cwd, env=environment(cache), capture_output=True, text=True)
-    assert result.returncode == status, result.stderr
-    return result
+@pytest.fixture
+def here(cache, tmp_path, monkeypatch, settings_taken_back):
+    """Runs a command in this process, in a folder of its own; anything but the exit status expected is a failure."""
+    monkeypatch.setenv("JAXSEP_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
+    level = logging.getLogger("train").level
+
+    def run_here(app, *arguments, status=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == status, result.output
+        return result
+
+    yield run_here
+    logging.getLogger("train").setLevel(level)
+
+
+@pytest.fixture
+def jaxsep(here):
+    from jaxsep.cli.main import app
+
+    return lambda *arguments, **status: here(app, *arguments, **status)
+
+
+@pytest.fixture
+def train(here):
+    from train.__main__ import app
+
+    return lambda *arguments, **status: here(app, *arguments, **status)
 
 
 def test_the_smoke_recipe_trains_and_says_what_it_does(trained):
@@ -56,7 +86,8 @@ def test_a_run_separates_a_song(trained, cache, tmp_path):
     track = find_tracks(config.data, config.model).validation[0]
     sources = track.read(0, 80_000)
     soundfile.write(tmp_path / "song.wav", sources.sum(axis=0), 8000, subtype="FLOAT")
-    jaxsep(cache, "separate", "song.wav", "-m", workdir, "-o", "stems", cwd=tmp_path)
+    command = [str(Path(sys.executable).with_name("jaxsep")), "separate", "song.wav", "-m", str(workdir), "-o", "stems"]
+    subprocess.run(command, cwd=tmp_path, env=environment(cache), capture_output=True, check=True)
     for stem, true in zip(config.model.stems, sources, strict=True):
         estimate, _ = soundfile.read(tmp_path / "stems" / "song" / f"{stem}.wav", dtype="float32")
         error, without = (np.square(true - other).sum() for other in (estimate, sources.sum(axis=0)))
@@ -64,69 +95,74 @@ def test_a_run_separates_a_song(trained, cache, tmp_path):
         assert error < 0.25 * without
 
 
-def test_any_checkpoint_of_a_run_can_be_named(trained, cache, tmp_path):
+def test_any_checkpoint_of_a_run_can_be_named(trained, jaxsep, tmp_path):
     workdir, _ = trained
     soundfile.write(tmp_path / "song.wav", np.random.default_rng(0).uniform(-0.1, 0.1, (16_000, 2)), 8000)
     stems = {}
     for which in ("best", "latest", "60"):
-        jaxsep(cache, "separate", "song.wav", "-m", workdir, "--checkpoint", which, "-o", which, cwd=tmp_path)
+        jaxsep("separate", "song.wav", "-m", workdir, "--checkpoint", which, "-o", which)
         stems[which] = soundfile.read(tmp_path / which / "song" / "vocals.wav")[0]
     assert np.abs(stems["latest"] - stems["60"]).max() > 1e-3
-    told = jaxsep(cache, "separate", "song.wav", "-m", workdir, "--checkpoint", "61", cwd=tmp_path, status=2).stderr
+    told = jaxsep("separate", "song.wav", "-m", workdir, "--checkpoint", "61", status=2).stderr
     assert told.count("\n") == 1 and "has no checkpoint '61'; there are best, latest and 60, 120" in told
-    told = jaxsep(cache, "separate", "song.wav", "--checkpoint", "best", cwd=tmp_path, status=2).stderr
+    told = jaxsep("separate", "song.wav", "--checkpoint", "best", status=2).stderr
     assert "--checkpoint picks one of a training run's, and 'spleeter-2stems' is none" in told
 
 
-def test_a_run_is_released_by_convert(trained, cache, tmp_path):
+def test_a_run_is_released_by_convert(trained, jaxsep, tmp_path):
     workdir, _ = trained
-    jaxsep(cache, "convert", workdir, "-o", "smoke.safetensors", cwd=tmp_path)
+    jaxsep("convert", workdir, "-o", "smoke.safetensors")
     released, run_itself = (
         flatten(load_checkpoint(path).variables) for path in (tmp_path / "smoke.safetensors", workdir)
     )
     for name, leaf in run_itself.items():
         np.testing.assert_array_equal(released[name], leaf)
-    assert "smoke" in jaxsep(cache, "info", workdir, cwd=tmp_path).stdout
+    assert "smoke" in jaxsep("info", workdir).stdout
 
 
-def refused(tmp_path, cache, *arguments, devices=1):
-    command = [sys.executable, "-m", "train", *map(str, arguments), "--workdir", str(tmp_path / "run")]
-    result = subprocess.run(command, cwd=ROOT, env=environment(cache, devices), capture_output=True, text=True)
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("train: ")
-    assert not (tmp_path / "run").exists()
-    return result.stderr
+def assert_refused(status, stderr, workdir):
+    assert status == 2, stderr
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("train: ")
+    assert not workdir.exists()
 
 
-def test_what_cannot_be_trained_is_refused_in_a_sentence_before_anything_is_written(tmp_path, cache):
+def test_a_batch_that_devices_cannot_share_is_refused_by_the_process(tmp_path, cache):
+    command = [sys.executable, "-m", "train", str(SMOKE), "--workdir", str(tmp_path / "run")]
+    result = subprocess.run(command, cwd=ROOT, env=environment(cache, devices=3), capture_output=True, text=True)
+    assert_refused(result.returncode, result.stderr, tmp_path / "run")
+    assert "a multiple of 3" in result.stderr
+
+
+def test_what_cannot_be_trained_is_refused_in_a_sentence_before_anything_is_written(tmp_path, train):
     song = np.random.default_rng(0).uniform(-0.1, 0.1, (40_000, 1))
     for track in ("one", "two"):
         (tmp_path / "mono" / track).mkdir(parents=True)
         for stem in ("vocals", "accompaniment"):
             soundfile.write(tmp_path / "mono" / track / f"{stem}.wav", song, 8000)
-    here = ("data.layout=auto", f"data.root={tmp_path / 'mono'}")
-    assert "There is no file" in (told := refused(tmp_path, cache, "configs/none.yaml")) or "cannot be read" in told
-    assert "Did you mean 'training'" in refused(tmp_path, cache, SMOKE, "trainin.steps=5")
-    assert "there is no folder" in refused(tmp_path, cache, SMOKE, "data.layout=auto", f"data.root={tmp_path / 'no'}")
-    assert "a multiple of 3" in refused(tmp_path, cache, SMOKE, devices=3)
-    assert "no track is kept for it" in refused(tmp_path, cache, SMOKE, *here)
-    assert "--channels 2" in refused(tmp_path, cache, SMOKE, *here, "validation.every_steps=null")
-    wrong_stem = "model.stems=[vocals,kazoo]"
-    assert "no file for the stem 'kazoo'" in refused(tmp_path, cache, SMOKE, *here, wrong_stem)
-    assert "no model or file called 'spleter-2stems'" in refused(
-        tmp_path, cache, SMOKE, "init.checkpoint=spleter-2stems"
-    )
+
+    def refused(*arguments):
+        result = train(*arguments, "--workdir", tmp_path / "run", status=2)
+        assert_refused(result.exit_code, result.stderr, tmp_path / "run")
+        return result.stderr
+
+    mono = ("data.layout=auto", f"data.root={tmp_path / 'mono'}")
+    assert "There is no file" in (told := refused("configs/none.yaml")) or "cannot be read" in told
+    assert "Did you mean 'training'" in refused(SMOKE, "trainin.steps=5")
+    assert "there is no folder" in refused(SMOKE, "data.layout=auto", f"data.root={tmp_path / 'no'}")
+    assert "no track is kept for it" in refused(SMOKE, *mono)
+    assert "--channels 2" in refused(SMOKE, *mono, "validation.every_steps=null")
+    assert "no file for the stem 'kazoo'" in refused(SMOKE, *mono, "model.stems=[vocals,kazoo]")
+    assert "no model or file called 'spleter-2stems'" in refused(SMOKE, "init.checkpoint=spleter-2stems")
 
 
-def test_a_process_that_does_not_say_which_it_is_is_a_usage_error(tmp_path, cache):
+def test_a_process_that_does_not_say_which_it_is_is_a_usage_error(tmp_path, train):
     options = ("--coordinator", "localhost:1", "--processes", "2")
-    _, err = run(tmp_path / "run", cache=cache, options=options, status=2)
-    assert "give --processes, and --process below it" in " ".join(err.replace("│", " ").split())
+    result = train(SMOKE, "--workdir", tmp_path / "run", *options, status=2)
+    assert "give --processes, and --process below it" in " ".join(result.stderr.replace("│", " ").split())
 
 
-def test_check_looks_and_leaves_nothing(tmp_path, cache):
-    command = [sys.executable, "-m", "train", str(SMOKE), "--workdir", str(tmp_path / "run"), "--check"]
-    result = subprocess.run(command, cwd=ROOT, env=environment(cache), capture_output=True, text=True, check=True)
+def test_check_looks_and_leaves_nothing(tmp_path, train):
+    result = train(SMOKE, "--workdir", tmp_path / "run", "--check")
     assert "read: every sample" in result.stdout
     assert os.listdir(tmp_path) == []
