@@ -25,6 +25,7 @@ from parity.twins import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from jaxsep.compare import network_speed
 from jaxsep.compare.network_speed import measure_forward, multiplications
 from jaxsep.compare.reference import unet as reference
 from jaxsep.models.convolutions import down, mask_convolution, up
@@ -149,7 +150,9 @@ def test_counted_multiplications_are_torchs():
     assert 2 * multiplications(config, 64) == counter.get_total_flops()
 
 
-def test_measured_speeds_are_consistent_and_fit_into_json():
+def test_measured_speeds_are_consistent_and_fit_into_json(monkeypatch):
+    # Of smaller matrices than are worth reporting, which take a hundredth of a second and not three.
+    monkeypatch.setattr(network_speed, "matrix_peak", functools.partial(network_speed.matrix_peak, size=256))
     config = UNetConfig(n_sources=2, bins=32, filters=(4, 8, 8))
     results = json.loads(json.dumps(measure_forward(batch_sizes=(1, 2), frames=16, repeats=3, config=config)))
     assert [row["batch"] for row in results["forward"]] == [1, 2]
