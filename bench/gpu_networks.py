@@ -56,7 +56,7 @@ def build(name: str, tiny: bool) -> Network:
 
 def tiny_spec(spec: Any) -> Any:
     """Returns a description like another one, of a network that takes no time."""
-    from jaxsep.models.domain import whole_frames, whole_outputs
+    from jaxsep.models.cutting import whole_frames, whole_outputs
 
     config = spec.config.parse(
         {**spec.config.model_dump(), "n_sources": 2, **_TINY[spec.family]}, where="a tiny network"

@@ -31,11 +31,12 @@ from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.training.step import train_step
 from jaxsep.typing import Variables
-from jaxsep.weights.rules import SPECS
+from jaxsep.weights.rules import RULES, SPECS
 
 _LOG = logging.getLogger("jaxsep.compare.wave_unet_speed")
 
 LEARNING_RATE = 1e-4
+_FORMS = [name for family in ("wave_unet", "wave_unet_resampled") for name in RULES[family].forms]
 
 
 def measure(spec: ModelSpec, *, forward_batches: Sequence[int], step_batches: Sequence[int], repeats: int) -> list[Any]:
@@ -153,7 +154,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m jaxsep.compare.wave_unet_speed", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--models", nargs="+", default=["wave-unet-m4"], choices=list(SPECS), help="which of them")
+    parser.add_argument("--models", nargs="+", default=["wave-unet-m4"], choices=_FORMS, help="which of them")
     parser.add_argument("--forward-batches", type=int, nargs="+", default=[1, 4], help="chunks in a call")
     parser.add_argument("--step-batches", type=int, nargs="+", default=[1, 2], help="examples in a step")
     parser.add_argument("--repeats", type=int, default=7, help="calls of each (default 7)")

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from jaxsep.audio import AudioWriter
-from jaxsep.errors import ConfigError, nearest
 from jaxsep.evaluation.evaluate import System
 from jaxsep.evaluation.tracks import MIXTURE, AudioStream, TrueTrack, summed
+from jaxsep.models.ensemble import chosen_stems
 from jaxsep.separation.models import load_model, make_separator
 from jaxsep.separation.options import SeparationOptions
 from jaxsep.separation.outputs import OutputConfig
@@ -36,10 +36,7 @@ def model_system(
     """
     model = load_model(name_or_path, stems=stems)
     spec = model.spec
-    for stem in stems or ():
-        if stem not in spec.stems:
-            raise ConfigError(f"'{spec.name}' has no stem '{stem}'.{nearest(stem, spec.stems)}")
-    source_set = tuple(stems or spec.stems)
+    source_set = chosen_stems(spec, stems)
 
     # Made for the first track that is not there yet: compiling takes seconds.
     @cache

@@ -14,7 +14,8 @@ from jaxsep.config import Config
 from jaxsep.dsp.cuts import Chunking, WholeTrack
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.classic_unet import ClassicUNet, ClassicUNetConfig
-from jaxsep.models.domain import Domain, Magnitude, Waveform, whole_frames, whole_outputs
+from jaxsep.models.cutting import whole_frames, whole_outputs
+from jaxsep.models.domain import Domain, Magnitude, Waveform
 from jaxsep.models.ensemble import EnsembleSpec
 from jaxsep.models.family import Family, FamilyConfig, NetworkConfig, SpectralConfig
 from jaxsep.models.jansson import JanssonConfig, JanssonUNet

@@ -13,13 +13,15 @@ import pydantic
 from jaxtyping import Array, Complex, Float, Inexact
 
 from jaxsep.config import Config
-from jaxsep.dsp.cuts import Chunking, Cuts, FrameCuts, Last, SampleCuts, WholeTrack
+from jaxsep.dsp.cuts import Chunking, Cuts, FrameCuts, SampleCuts, WholeTrack
 from jaxsep.dsp.masks import MaskConfig, apply_masks, direct_masks, extend_masks, ratio_masks
 from jaxsep.dsp.overlap_add import overlap_add, reciprocal, split_into_chunks
 from jaxsep.dsp.stft import STFTConfig, analyse, coverage, istft, stft, synthesise
 from jaxsep.dsp.wiener import WienerConfig, wiener_filter
 from jaxsep.errors import ConfigError, SeparationError
+from jaxsep.models.cutting import changed_cutting, hop_of, whole_frames
 from jaxsep.models.family import FamilyConfig, SpectralConfig
+from jaxsep.models.segments import run_overlapped, split_frames
 from jaxsep.typing import SourceMagnitude, SourceWaveform, Spectrogram
 from jaxsep.typing import Waveform as WaveformArray
 
@@ -135,7 +137,7 @@ class Waveform(Config):
             # Where the estimates of all that is seen are used, more of them are; otherwise so many as were asked for.
             estimate_length = given if cutting.estimate_length == config.output_length(cutting.chunk_length) else chunk
         hop = hop_of(estimate_length, overlap, share=cutting.chunk_hop / cutting.estimate_length)
-        return _changed(cutting, chunk_length, estimate_length, hop)
+        return changed_cutting(cutting, chunk_length, estimate_length, hop)
 
     def estimate_track(
         self,
@@ -293,7 +295,9 @@ class Magnitude(Config):
             frames = config.input_length(max(-(-chunk // self.stft.hop_length), 1))
         hop_frames = hop_of(frames, overlap, share=share)
         length = whole_frames(self.stft, frames).chunk_length
-        return _changed(cutting, length, length, hop_frames * self.stft.hop_length, is_overlapped=hop_frames < frames)
+        return changed_cutting(
+            cutting, length, length, hop_frames * self.stft.hop_length, is_overlapped=hop_frames < frames
+        )
 
     def estimate_track(
         self,
@@ -318,7 +322,7 @@ class Magnitude(Config):
             waveforms = istft(all_bins(sources, self.stft), self.stft, length=max(length, shortest))
             return self.rotated(waveforms)[..., :length, :]
         # Each chunk has masks of its own, and each frame the weighted mean of what its chunks make of it.
-        total, weights = _overlapped(apply, spectrogram, cuts, self.seen, self.masked)
+        total, weights = run_overlapped(apply, spectrogram, cuts, self.seen, self.masked)
         waveforms = self.waveforms(total)
         start = self.stft.edges.length
         share = reciprocal(coverage(weights, self.stft)[start : start + length])
@@ -347,9 +351,9 @@ class Magnitude(Config):
             return apply(padded)[..., :frames, :, :]
         cuts = self.cuts(cutting, config)
         if cuts.frame_hop < cuts.frames:
-            total, weights = _overlapped(apply, spectrogram, cuts, self.seen, lambda magnitudes, _: magnitudes)
+            total, weights = run_overlapped(apply, spectrogram, cuts, self.seen, lambda magnitudes, _: magnitudes)
             return total * jnp.asarray(1 / weights, total.dtype).reshape((1,) * (total.ndim - 3) + (-1, 1, 1))
-        magnitude = _segments(self.seen(spectrogram), cuts)
+        magnitude = split_frames(self.seen(spectrogram), cuts)
         sources = jnp.moveaxis(apply(magnitude), -4, -5)
         return sources.reshape(*sources.shape[:-4], -1, *sources.shape[-2:])[..., :frames, :, :]
 
@@ -442,51 +446,6 @@ class Magnitude(Config):
 Domain = Annotated[Waveform | Magnitude, pydantic.Field(discriminator="kind")]
 
 
-def whole_frames(transform: STFTConfig, frames: int) -> Chunking:
-    """Returns how a track is cut for a network on magnitudes: chunks of so many frames that share none.
-
-    Neighbouring chunks share samples, in which an inverse transform makes them fade by themselves.
-    """
-    chunk_hop = frames * transform.hop_length
-    return Chunking(chunk_length=chunk_hop + transform.n_fft - transform.hop_length, chunk_hop=chunk_hop)
-
-
-def whole_outputs(input_length: int, output_length: int, *, last: Last) -> Chunking:
-    """Returns how a track is cut for a network on waveforms whose estimates belong to the middle of what it sees.
-
-    Every sample is estimated once, with all of its context; zeros stand in front of the track and behind it.
-
-    Args:
-        input_length: Samples that the network sees.
-        output_length: Samples that it estimates, fewer by an even number.
-        last: What the last chunk sees; see `Chunking`.
-    """
-    return Chunking(chunk_length=input_length, estimate_length=output_length, chunk_hop=output_length, last=last)
-
-
-def hop_of(length: int, overlap: float | int | None, *, share: float) -> int:
-    """Returns from how many units to the next a chunk of `length` units begins.
-
-    Args:
-        length: Units that are estimated of a chunk.
-        overlap: As in `Waveform.recut`.
-        share: Hop over length where no overlap is asked for.
-
-    Raises:
-        ConfigError: The overlap is 1, negative, or no whole number above 1.
-    """
-    if overlap is None:
-        return max(round(length * share), 1)
-    if 0 <= overlap < 1:
-        return max(int((1 - overlap) * length), 1)
-    if overlap >= 2 and float(overlap).is_integer():
-        return max(length // int(overlap), 1)
-    raise ConfigError(
-        f"The overlap is {overlap:g}; give the fraction that neighbouring chunks share, such as 0.25, or how many "
-        "chunks see each sample: a whole number, 2 or more."
-    )
-
-
 def select(values: Inexact[Array, "*shape"], sources: tuple[int, ...] | None, *, axis: int) -> Inexact[Array, "*part"]:
     """Returns those sources of the axis; nothing is computed where they are all, in order, or None."""
     if sources is None or sources == tuple(range(values.shape[axis])):
@@ -500,73 +459,3 @@ def all_bins(
     """Fills the bins above a model's bandwidth with zeros."""
     missing = transform.bins - sources.shape[-2]
     return jnp.pad(sources, [(0, 0)] * (sources.ndim - 2) + [(0, missing), (0, 0)])
-
-
-def _changed(
-    cutting: Chunking, chunk_length: int, estimate_length: int, chunk_hop: int, *, is_overlapped: bool | None = None
-) -> Chunking:
-    """Returns a cutting with other lengths; estimates that come to overlap are cross-faded, none is shifted."""
-    changes: dict[str, Any] = {
-        "chunk_length": chunk_length,
-        "estimate_length": estimate_length,
-        "chunk_hop": chunk_hop,
-    }
-    if chunk_hop < estimate_length if is_overlapped is None else is_overlapped:
-        changes |= {"window": "crossfade"} if cutting.window == "none" else {}
-        changes |= {"last": "padded"} if cutting.last == "shifted" else {}
-    return Chunking.parse({**cutting.model_dump(), **changes}, where="the cutting that was asked for")
-
-
-def _segments(
-    frames: Inexact[Array, "*batch frame freq channel"], cuts: FrameCuts
-) -> Inexact[Array, "*batch segment segment_frame freq channel"]:
-    """Returns the frames of each chunk, zeros behind the track."""
-    count = 1 + max(-(-(frames.shape[-3] - cuts.frames) // cuts.frame_hop), 0)
-    covered = (count - 1) * cuts.frame_hop + cuts.frames
-    padding = [(0, 0)] * (frames.ndim - 3) + [(0, covered - frames.shape[-3]), (0, 0), (0, 0)]
-    padded = jnp.pad(frames, padding)
-    if cuts.frame_hop == cuts.frames:
-        return padded.reshape(*frames.shape[:-3], count, cuts.frames, *frames.shape[-2:])
-    places = np.arange(count)[:, None] * cuts.frame_hop + np.arange(cuts.frames)
-    return jnp.take(padded, places, axis=-3)
-
-
-def _overlapped(
-    apply: Apply,
-    spectrogram: Spectrogram,
-    cuts: FrameCuts,
-    seen: Callable[[Any], Any],
-    use: Callable[[Any, Any], Any],
-) -> tuple[Inexact[Array, "*batch source frame bin channel"], Float[np.ndarray, " frame"]]:
-    """Runs a network over overlapping chunks, and adds up weighted frames of what is made of each.
-
-    Args:
-        apply: Calls the network.
-        spectrogram: The mixture's, with all bins.
-        cuts: Where chunks lie.
-        seen: Gives what the network sees of a spectrogram.
-        use: Called with the network's magnitudes and the spectrogram of all chunks.
-
-    Returns:
-        The sums, and for each frame the sum of its weights.
-    """
-    frames = spectrogram.shape[-3]
-    segments = _segments(spectrogram, cuts)
-    used = use(apply(seen(segments)), segments)
-    used = used * jnp.asarray(cuts.weights, used.dtype).reshape((1,) * (used.ndim - 3) + (-1, 1, 1))
-    count = segments.shape[-4]
-    covered = (count - 1) * cuts.frame_hop + cuts.frames
-    weights = np.zeros(covered)
-    for index in range(count):
-        weights[index * cuts.frame_hop : index * cuts.frame_hop + cuts.frames] += cuts.weights
-    # (*batch, segment, source, frame, bin, channel)
-    by_segment = jnp.moveaxis(used, -5, 0)
-    total = jnp.zeros((*by_segment.shape[1:-3], covered, *by_segment.shape[-2:]), used.dtype)
-
-    def add(total: Array, start_and_part: tuple[Array, Array]) -> tuple[Array, None]:
-        start, part = start_and_part
-        there = jax.lax.dynamic_slice_in_dim(total, start, cuts.frames, axis=-3)
-        return jax.lax.dynamic_update_slice_in_dim(total, there + part, start, axis=-3), None
-
-    total, _ = jax.lax.scan(add, total, (jnp.arange(count) * cuts.frame_hop, by_segment))
-    return total[..., :frames, :, :], weights[:frames]

@@ -6,6 +6,7 @@ from typing import TypeAlias
 import pydantic
 
 from jaxsep.config import Config
+from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.spec import FORMAT_VERSION, ModelSpec
 
 
@@ -80,3 +81,19 @@ class EnsembleSpec(Config):
 
 # What describes anything that separates.
 AnySpec: TypeAlias = ModelSpec | EnsembleSpec
+
+
+def chosen_stems(spec: AnySpec, stems: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the stems that are asked for; all of the model's, in its order, for None.
+
+    Raises:
+        ConfigError: The model has no such stem, none is asked for, or one twice.
+    """
+    if stems is None:
+        return spec.stems
+    for stem in stems:
+        if stem not in spec.stems:
+            raise ConfigError(f"'{spec.name}' has no stem '{stem}'.{nearest(stem, spec.stems)}")
+    if not stems or len(set(stems)) != len(stems):
+        raise ConfigError(f"The stems asked for must be one or more different names, not {tuple(stems)}.")
+    return tuple(stems)

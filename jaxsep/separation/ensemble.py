@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxsep.errors import ConfigError, nearest
-from jaxsep.models.ensemble import EnsembleSpec
+from jaxsep.errors import ConfigError
+from jaxsep.models.ensemble import EnsembleSpec, chosen_stems
 from jaxsep.separation.batches import Program, Slot
 from jaxsep.separation.lockstep import Lane, lockstep
 from jaxsep.separation.mixtures import Mixture, ProgressCallback, Streamed
@@ -62,11 +62,7 @@ class EnsembleSeparator(MadeOfAModel):
         self._given = Given.of(ensemble.spec, options)
         self.options = SeparationOptions.of(options)
         spec = self.options.applied_to(ensemble.spec)
-        stems = options.get("stems")
-        for stem in stems or ():
-            if stem not in spec.stems:
-                raise ConfigError(f"'{spec.name}' has no stem '{stem}'.{nearest(stem, spec.stems)}")
-        self.stems = spec.stems if stems is None else tuple(stems)
+        self.stems = chosen_stems(spec, options.get("stems"))
         self.model = Ensemble(ensemble.members, spec, ensemble.sha256)
         self._programs: dict[str, Program] = {}
         slot = Slot()

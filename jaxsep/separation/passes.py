@@ -2,8 +2,8 @@
 
 A network's magnitudes come in pieces of frames, from its chunks or from passes over the whole track. They become
 waveforms by the model's masks or by the filter. A filter that needs statistics of the whole track takes a further pass
-for every iteration, for which magnitudes wait in a temporary file. The filter itself is in dsp/wiener.py, the passes of
-a network in models/whole_track.py.
+for every iteration, for which magnitudes wait in a temporary file. What is compiled is in pass_programs.py, the filter
+itself in dsp/wiener.py, the passes of a network in models/whole_track.py.
 """
 
 import logging
@@ -15,31 +15,29 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Float
 
 from jaxsep.dsp.cuts import Cut, WholeTrack
-from jaxsep.dsp.wiener import (
-    WienerConfig,
-    WienerStatistics,
-    accumulate_statistics,
-    chunk_statistics,
-    filter_step,
-    initial_estimates,
-    spatial_model,
-)
+from jaxsep.dsp.wiener import WienerConfig, WienerStatistics, accumulate_statistics, spatial_model
 from jaxsep.errors import ConfigError, SeparationError
-from jaxsep.models.domain import Magnitude, select, whole_frames
+from jaxsep.models.cutting import whole_frames
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.whole_track import INPUT, OUTPUT, NetworkPass, WholeTrackNetwork
 from jaxsep.separation.batches import BatchRunner, Program, Slot
-from jaxsep.separation.estimate import ChunkEstimates, Chunks, Weights, all_finite, describe_not_finite
+from jaxsep.separation.estimate import describe_not_finite
 from jaxsep.separation.frames import FrameJoiner, FrameSpool
 from jaxsep.separation.mixtures import MixtureWindow
+from jaxsep.separation.pass_programs import (
+    ChunkMagnitudes,
+    last_pass,
+    network_pass,
+    statistics_pass,
+    whole_track_pass,
+)
 from jaxsep.separation.threads import ahead
 from jaxsep.separation.window import Chunk, ChunkSamples, OverlapAdder, SourceChunk
-from jaxsep.typing import SourceMagnitude, Spectrogram, Variables
+from jaxsep.typing import Variables
 
 logger = logging.getLogger(__name__)
 
@@ -48,32 +46,6 @@ READ_AHEAD = 2
 
 # Magnitudes of all groups of channels.
 GroupMagnitudes = Float[np.ndarray, "group source frame bin channel"]
-
-
-class ChunkMagnitudes(NamedTuple):
-    """What a network gives of each chunk.
-
-    Attributes:
-        magnitudes: Its magnitudes (chunk, source, frame, freq, channel).
-        statistics: Statistics of the filter's initial estimates; None where they are not asked for.
-        finite: Whether each chunk's magnitudes are all finite.
-    """
-
-    magnitudes: Float[Array, "chunk source frame freq channel"]
-    statistics: WienerStatistics | None
-    finite: Bool[Array, " chunk"]
-
-
-class ChunkStatistics(NamedTuple):
-    """What a pass between the network's and the last takes from each chunk.
-
-    Attributes:
-        statistics: Statistics of the estimates so far.
-        finite: Whether they are all finite.
-    """
-
-    statistics: WienerStatistics
-    finite: Bool[Array, " chunk"]
 
 
 class Item(NamedTuple):
@@ -160,20 +132,20 @@ class MagnitudePasses:
             return BatchRunner(made, device=device, batch_size=size, arrays=_arrays, slot=slot)
 
         statistics_of = wiener if self._fused else None
-        self._network = runner(_network_pass, network=network, wiener=statistics_of)
+        self._network = runner(network_pass, network=network, wiener=statistics_of)
         self._retry = None
         if float32_network is not None:
-            self._retry = runner(_network_pass, 1, network=float32_network, wiener=statistics_of)
+            self._retry = runner(network_pass, 1, network=float32_network, wiener=statistics_of)
         iterations = wiener.iterations if wiener is not None and self._gathers else 0
         self._statistics = [
-            runner(_statistics_pass, wiener=wiener) for _ in range(iterations - 1 if self._fused else iterations)
+            runner(statistics_pass, wiener=wiener) for _ in range(iterations - 1 if self._fused else iterations)
         ]
-        self.last = runner(_last_pass, wiener=wiener, sources=sources, blocks=not self._gathers)
+        self.last = runner(last_pass, wiener=wiener, sources=sources, blocks=not self._gathers)
         self.runners = [self._network, *self._statistics, self.last, *([self._retry] if self._retry else [])]
         self._network_passes = self._whole.passes() if self._whole is not None else ()
         self._programs = {
             each.name: program(
-                partial(_whole_track_pass, domain=domain, network=network, name=each.name),
+                partial(whole_track_pass, domain=domain, network=network, name=each.name),
                 f"whole track {each.name} {domain!r} {network!r}",
             )
             for each in self._network_passes
@@ -401,97 +373,3 @@ def _add_up(sums: list[WienerStatistics], results: list[Any]) -> None:
 
 def _arrays(item: Item) -> Any:
     return item.arrays()
-
-
-def _network_pass(
-    variables: Variables,
-    chunks: tuple[Chunks, Weights],
-    *,
-    network: nn.Module,
-    domain: Magnitude,
-    wiener: WienerConfig | None,
-) -> ChunkMagnitudes:
-    inputs, context = domain.encode(*chunks)
-    magnitudes = network.apply(variables, inputs, train=False)
-    statistics = None
-    if wiener is not None:
-        there = _there(magnitudes, chunks[1])
-        in_band = context.spectrogram[..., : domain.bins, :]
-        statistics = _statistics_of(initial_estimates(there, in_band, config=wiener), context.spectrogram, domain)
-    return ChunkMagnitudes(magnitudes, statistics, all_finite(magnitudes))
-
-
-def _statistics_pass(
-    constants: tuple[()],
-    pieces: tuple[Chunks, Weights, SourceMagnitude, Any],
-    *,
-    domain: Magnitude,
-    wiener: WienerConfig,
-) -> ChunkStatistics:
-    samples, weights, magnitudes, models = pieces
-    _, context = domain.encode(samples, weights)
-    estimates = _filtered(_there(magnitudes, weights), context.spectrogram[..., : domain.bins, :], models, wiener)
-    return ChunkStatistics(_statistics_of(estimates, context.spectrogram, domain), all_finite(estimates))
-
-
-def _last_pass(
-    constants: tuple[()],
-    pieces: tuple[Chunks, Weights, SourceMagnitude, Any],
-    *,
-    domain: Magnitude,
-    wiener: WienerConfig | None,
-    sources: tuple[int, ...],
-    blocks: bool,
-) -> ChunkEstimates:
-    samples, weights, magnitudes, models = pieces
-    _, context = domain.encode(samples, weights)
-    if wiener is None:
-        waveforms = domain.decode(magnitudes, context, sources)
-        return ChunkEstimates(waveforms, all_finite(waveforms))
-    in_band = context.spectrogram[..., : domain.bins, :]
-    estimates = _filtered(_there(magnitudes, weights), in_band, models, wiener)
-    if blocks:
-        for _ in range(wiener.iterations):
-            estimates = jax.lax.optimization_barrier(estimates)
-            model = spatial_model(_statistics_of(estimates, context.spectrogram, domain), config=wiener)
-            estimates = filter_step(estimates, in_band, model, config=wiener)
-    waveforms = domain.waveforms(select(estimates, sources, axis=-4))
-    return ChunkEstimates(waveforms, all_finite(waveforms))
-
-
-def _whole_track_pass(
-    variables: Variables,
-    carry: Any,
-    samples: Chunks | None,
-    weights: Weights,
-    activations: dict[str, Any],
-    *,
-    domain: Magnitude,
-    network: nn.Module,
-    name: str,
-) -> tuple[Any, dict[str, Any]]:
-    inputs = dict(activations)
-    if samples is not None:
-        inputs[INPUT], _ = domain.encode(samples, weights)
-    return network.apply(variables, name, carry, inputs, weights > 0, method="run_pass")
-
-
-def _there(magnitudes: SourceMagnitude, weights: Weights) -> SourceMagnitude:
-    """Returns magnitudes that are zero where the track has no frame: of silence, networks may give anything."""
-    return jnp.where((weights > 0)[:, None, :, None, None], magnitudes, 0)
-
-
-def _filtered(
-    magnitudes: SourceMagnitude, in_band: Spectrogram, models: tuple[Any, ...], wiener: WienerConfig
-) -> Array:
-    estimates = initial_estimates(magnitudes, in_band, config=wiener)
-    for model in models:
-        estimates = filter_step(jax.lax.optimization_barrier(estimates), in_band, model, config=wiener)
-    return estimates
-
-
-def _statistics_of(estimates: Array, spectrogram: Spectrogram, domain: Magnitude) -> WienerStatistics:
-    """Returns statistics in the network's bins: above them magnitudes are zero, and so is what is filtered."""
-    statistics = chunk_statistics(estimates, spectrogram[..., : domain.bins, :])
-    # The filter's scale is that of the whole mixture, bins above the model's bandwidth included.
-    return statistics._replace(peak_power=jnp.square(jnp.abs(spectrogram)).max(axis=(1, 2, 3)))

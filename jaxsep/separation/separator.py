@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike
 
 from jaxsep.audio import resample
 from jaxsep.dsp.cuts import WholeTrack
-from jaxsep.errors import AudioError, ConfigError, JaxsepError, SeparationAborted, SeparationError, nearest
+from jaxsep.errors import AudioError, JaxsepError, SeparationAborted, SeparationError
 from jaxsep.models import find_family
+from jaxsep.models.ensemble import chosen_stems
 from jaxsep.models.family import in_precision
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.batches import BatchRunner, Program, Slot
@@ -127,15 +128,10 @@ class Separator(MadeOfAModel):
         stems, device, batch_size = options.get("stems"), options.get("device"), options.get("batch_size")
         self.options = SeparationOptions.of(options)
         spec = self.options.applied_to(model.spec)
-        for stem in stems or ():
-            if stem not in spec.stems:
-                raise ConfigError(f"'{spec.name}' has no stem '{stem}'.{nearest(stem, spec.stems)}")
-        if stems is not None and (not stems or len(set(stems)) != len(stems)):
-            raise ConfigError(f"The stems asked for must be one or more different names, not {tuple(stems)}.")
+        self.stems = chosen_stems(spec, stems)
         self.device = jax.devices()[0] if device is None else device
         # The weights are kept where they are used, and not on the host as well.
         self.model = replace(model, variables=jax.device_put(model.variables, self.device), spec=spec)
-        self.stems = spec.stems if stems is None else tuple(stems)
         self._sources = tuple(spec.stems.index(stem) for stem in self.stems)
         self._slot = options.get("slot") or Slot()
         self._member = options.get("member", 0)

@@ -11,7 +11,8 @@ import numpy as np
 from jaxsep.dsp.masks import MaskConfig
 from jaxsep.dsp.stft import STFTConfig
 from jaxsep.errors import CheckpointError
-from jaxsep.models.domain import Magnitude, whole_frames
+from jaxsep.models.cutting import whole_frames
+from jaxsep.models.domain import Magnitude
 from jaxsep.models.layers import ScaledConfig
 from jaxsep.models.procedure import Procedure
 from jaxsep.models.spec import ModelSpec

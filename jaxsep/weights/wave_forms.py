@@ -3,7 +3,8 @@
 from typing import Literal
 
 from jaxsep.dsp.cuts import Chunking
-from jaxsep.models.domain import Waveform, whole_outputs
+from jaxsep.models.cutting import whole_outputs
+from jaxsep.models.domain import Waveform
 from jaxsep.models.procedure import Procedure
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.wave_layers import WaveConfig

@@ -20,7 +20,7 @@ from jaxsep.compare.reference import jansson
 from jaxsep.compare.reference import unet as reference
 from jaxsep.compare.sides import default_threshold_db
 from jaxsep.dsp.stft import STFTConfig
-from jaxsep.models.domain import whole_frames, whole_outputs
+from jaxsep.models.cutting import whole_frames, whole_outputs
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.separator import Separator
 from jaxsep.weights.checkpoint import load_checkpoint, save_checkpoint

@@ -12,7 +12,7 @@ from jaxsep.compare.frameworks import FRAMEWORKS
 from jaxsep.compare.legs import PACKAGES, run_leg
 from jaxsep.compare.speed import RULES, measure_speed, to_markdown
 from jaxsep.compare.speed_leg import Leg
-from jaxsep.models.domain import whole_outputs
+from jaxsep.models.cutting import whole_outputs
 from jaxsep.models.procedure import Procedure
 from jaxsep.models.spec import ModelSpec
 from jaxsep.weights import wave_unet

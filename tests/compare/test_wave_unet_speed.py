@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxsep.compare.wave_unet_speed import measure
-from jaxsep.models.domain import whole_outputs
+from jaxsep.models.cutting import whole_outputs
 from jaxsep.models.spec import ModelSpec
 from jaxsep.weights.rules import SPECS
 

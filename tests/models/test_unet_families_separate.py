@@ -13,7 +13,7 @@ import scipy.signal
 import soundfile
 
 from jaxsep.models import FAMILIES
-from jaxsep.models.domain import whole_frames
+from jaxsep.models.cutting import whole_frames
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.estimate import estimate_sources
 from jaxsep.separation.separator import Separator

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from jaxsep.models import FAMILIES
-from jaxsep.models.domain import whole_outputs
+from jaxsep.models.cutting import whole_outputs
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.estimate import estimate_sources
 from jaxsep.separation.separator import Separator

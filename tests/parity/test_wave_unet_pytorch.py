@@ -17,7 +17,7 @@ from jaxsep.compare.reference import wave_unet as original_reference
 from jaxsep.compare.reference import wave_unet_resampled as resampled_reference
 from jaxsep.compare.reference.unet import layer_outputs, load_variables, to_state_dict
 from jaxsep.models import wave_unet
-from jaxsep.models.domain import whole_outputs
+from jaxsep.models.cutting import whole_outputs
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.wave_unet import WaveUNet, WaveUNetConfig
 from jaxsep.models.wave_unet_resampled import ResampledWaveUNet, ResampledWaveUNetConfig, low_pass

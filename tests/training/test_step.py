@@ -12,7 +12,7 @@ from weights.small_models import small_spec
 
 from jaxsep.errors import ConfigError
 from jaxsep.models import FAMILIES
-from jaxsep.models.domain import whole_outputs
+from jaxsep.models.cutting import whole_outputs
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.unet import UNet
 from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
@@ -20,7 +20,6 @@ from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
 from jaxsep.training.state import create_state
 from jaxsep.training.step import train_step
 from jaxsep.weights.rules import SPECS
-from jaxsep.weights.rules import SPECS as WAVE_SPECS
 from jaxsep.weights.tree import flatten
 from train.parallel import AXIS, check_batch_size, replicate_step, shard
 
@@ -53,11 +52,11 @@ def test_four_devices_train_other_families_as_one_does(family):
 )
 def test_four_devices_train_the_wave_unets_as_one_does(form, shape):
     """Ten Adam steps with the same global batch, whose sources are longer than their estimates."""
-    config = WAVE_SPECS[form].config.model_copy(update=shape)
+    config = SPECS[form].config.model_copy(update=shape)
     lengths = config.lengths(20)
     procedure = {"cutting": whole_outputs(*lengths, last="padded")}
     changes = {"config": config, "procedure": procedure, "stems": ("first", "second")}
-    spec = ModelSpec.parse({**WAVE_SPECS[form].model_dump(), **changes}, where="the test")
+    spec = ModelSpec.parse({**SPECS[form].model_dump(), **changes}, where="the test")
     model = FAMILIES[spec.family].module(config)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((lengths.input, 2)), train=False))
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import torch
 
 from jaxsep.compare.reference.wave_unet_resampled import ResampledWaveUNet, save_as_published
 from jaxsep.errors import CheckpointError
-from jaxsep.models.domain import whole_outputs
+from jaxsep.models.cutting import whole_outputs
 from jaxsep.models.procedure import Procedure
 from jaxsep.models.wave_unet_resampled import ResampledWaveUNetConfig
 from jaxsep.separation.models import load_model
