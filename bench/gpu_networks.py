@@ -79,7 +79,7 @@ def chunk_length(spec: Any) -> int:
 
 def chunk_seconds(spec: Any) -> float:
     """Returns how many seconds of a track each further chunk adds."""
-    return spec.procedure.cutting.chunk_hop / spec.sample_rate
+    return spec.chunk_hop / spec.sample_rate
 
 
 def sees_magnitudes(spec: Any) -> bool:

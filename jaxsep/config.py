@@ -68,7 +68,7 @@ def _walk(config: type[Config], place: Sequence[str | int]) -> tuple[list[str], 
     path: list[str] = []
     found, below, beside = [config], list(config.model_fields), list[str]()
     for part in place:
-        kinds = [each for each in found if len(found) > 1 and each.model_fields["kind"].default == part]
+        kinds = [each for each in found if len(found) > 1 and part in _names_of_kind(each)]
         if kinds:
             found, below = kinds, list(kinds[0].model_fields)
             continue
@@ -79,6 +79,12 @@ def _walk(config: type[Config], place: Sequence[str | int]) -> tuple[list[str], 
             found = _configs_in(fields[0].annotation) if fields else []
             below = [key for each in found[:1] for key in each.model_fields]
     return path, beside if path and isinstance(place[-1], str) else below
+
+
+def _names_of_kind(config: type[Config]) -> set[str]:
+    """Returns what pydantic calls one of several configs in a place: its kind, or its class where it has none."""
+    kind = config.model_fields.get("kind")
+    return {config.__name__} if kind is None else {config.__name__, str(kind.default)}
 
 
 def _configs_in(annotation: Any) -> list[type[Config]]:

@@ -12,6 +12,7 @@ import pydantic
 from jaxsep.config import Config
 from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.models.ensemble import AnySpec
+from jaxsep.models.format_versions import changes_from_version_1, is_version_1
 from jaxsep.models.spec import ModelSpec
 from jaxsep.recipe import read_recipe
 from jaxsep.training.objective import LossConfig
@@ -223,7 +224,7 @@ class RunConfig(Config):
     @pydantic.model_validator(mode="after")
     def _the_parts_fit(self) -> "RunConfig":
         try:
-            self.loss.check(self.model)
+            self.loss.check(self.model, self.segment_length)
         except ConfigError as error:
             raise ValueError(str(error).removesuffix(".")) from None
         for stem in self.data.stems:
@@ -270,7 +271,15 @@ def _with_model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
             started_from = _member_of(read_spec(resolve(init["checkpoint"])), init.get("member"))
         except CheckpointError as error:
             raise ConfigError(f"init.checkpoint of {path}: {error}") from None
-        model = _merged(started_from.model_dump(), {"name": path.stem, "provenance": None, **model})
+        base = started_from.model_dump()
+        cutting = base["procedure"]["cutting"]
+        if cutting.get("estimate_length") == cutting["chunk_length"]:
+            cutting["estimate_length"] = 0  # all, also where a recipe asks for other chunks
+        try:
+            changes = changes_from_version_1(model, started_from.model_dump()) if is_version_1(model) else model
+        except ValueError as error:
+            raise ConfigError(f"The model of {path}: {error}.") from None
+        model = _merged(base, {"name": path.stem, "provenance": None, **changes})
         if model["provenance"] is None:
             model["provenance"] = f"fine-tuned from {started_from.name} with jaxsep {__version__}"
     model = {"licence": "not stated", "provenance": f"trained with jaxsep {__version__}", **model}

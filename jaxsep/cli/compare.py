@@ -23,6 +23,7 @@ def speed(
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for speed.json and speed.md.")] = Path(
         "compared"
     ),
+    member: Annotated[int | None, typer.Option(min=0, help="Which model of an ensemble, from 0.")] = None,
     frameworks: Annotated[
         str, typer.Option(metavar="NAME,...", help="Which, separated by commas.")
     ] = "jax,torch,torch-compile,tensorflow,tensorflow-function",
@@ -44,6 +45,7 @@ def speed(
     from jaxsep.compare.legs import PACKAGES
     from jaxsep.compare.reports import write_report
     from jaxsep.compare.speed import TASKS, measure_speed, to_markdown
+    from jaxsep.weights.pretrained import read_one_spec
 
     chosen = tuple(name.strip() for name in frameworks.split(","))
     for name in chosen:
@@ -51,9 +53,10 @@ def speed(
             raise ConfigError(f"There is no framework '{name}'.{nearest(name, PACKAGES)}")
     if threads is not None and threads > processors():
         raise ConfigError(f"--threads is {threads}, and there are {processors()} processors.")
-    find_model(model)
+    read_one_spec(find_model(model), member=member)
     report = measure_speed(
         model,
+        member=member,
         frameworks=chosen,
         tasks=TASKS if task == "both" else (task,),
         batch_size=batch_size,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jaxsep.errors import ConfigError
+from jaxsep.weights.forms import FORMATS
 
 
 class StoredType(StrEnum):
@@ -23,10 +24,7 @@ def convert(
     output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file, or a directory for Orbax.")],
     family: Annotated[
         str | None,
-        typer.Option(
-            help="Where foreign weights come from: spleeter, jansson, classic_unet, wave_unet, wave_unet_resampled, or "
-            "the name of a registered family."
-        ),
+        typer.Option(help=f"Format of foreign weights: {', '.join(FORMATS)}, or the name of a registered family."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model.", show_default="by its form")] = None,
     licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="as known")] = None,

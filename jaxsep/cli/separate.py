@@ -53,7 +53,7 @@ _OPTIONS = {
 
 
 class Format(StrEnum):
-    """Of the files written."""
+    """Format of the stems' files."""
 
     wav = "wav"
     flac = "flac"
@@ -173,7 +173,7 @@ def separate(
         Consistency,
         typer.Option(help="'project' makes all stems sum to the mixture.", rich_help_panel=_WHAT),
     ] = Consistency.none,
-    format: Annotated[Format, typer.Option(help="Of the files written.", rich_help_panel=_WHAT)] = Format.wav,
+    format: Annotated[Format, typer.Option(help="Format of the files.", rich_help_panel=_WHAT)] = Format.wav,
     subtype: Annotated[
         Subtype | None,
         typer.Option(help="Sample format of wav and flac.", show_default="as the input", rich_help_panel=_WHAT),
@@ -272,15 +272,16 @@ def separate(
         if any(each.path == spooled_stdin for each in found):
             spool_stdin(sys.stdin.buffer, spooled_stdin)
         # All that can be refused is refused before the weights are read.
-        spec = options.applied_to(read_spec(weights))
+        # Consistency spreads what is missing over all stems of the model, also where few are written.
+        wanted = None if config.consistency == "project" else config.chosen_stems
+        spec = options.applied_to(read_spec(weights), wanted)
         jobs = plan(found, output, spec, config)
         if report is not None:
             check_report_path(report, jobs)
         separator = load_separator(
             # A run that is still going on may have another best checkpoint by now.
             weights if is_saved_state(weights) else model,
-            # Consistency spreads what is missing over all stems of the model, also where few are written.
-            stems=None if config.consistency == "project" else config.chosen_stems,
+            stems=wanted,
             **dict(options),
             device=jax_device,
             batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""How tracks are separated, as options of every command that separates: `separate`, `evaluate` and `compare parity`."""
+"""How tracks are separated, as options of the commands that separate: `separate` and `evaluate`."""
 
 from collections.abc import Mapping
 from enum import StrEnum

@@ -21,8 +21,9 @@ from jaxsep.compare.other_stems import EnsembleStems, OtherStems
 from jaxsep.errors import ConfigError, SeparationError
 from jaxsep.metrics.sdr import global_sdr
 from jaxsep.models.spec import ModelSpec
-from jaxsep.separation.estimate import describe_not_finite, estimate_chunks
+from jaxsep.separation.estimate import describe_not_finite, estimate_chunks, estimate_sources
 from jaxsep.separation.mixtures import Mixture, MixtureWindow
+from jaxsep.separation.window import ChannelGroups
 from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
 from jaxsep.weights.tree import flatten
 
@@ -145,9 +146,10 @@ def _stems(side: Network | OtherStems, excerpt: Excerpt) -> dict[str, HostWavefo
 
 
 class Separating:
-    """A network separating an excerpt chunk by chunk, with jaxsep's code around it, as `jaxsep separate` has it.
+    """A network separating an excerpt with jaxsep's code around it, as `jaxsep separate` has it.
 
-    Iterating gives the input and the output of the network for every chunk; then the stems are there.
+    Iterating gives the input and the output of the network for every call, chunk by chunk where the procedure has
+    nothing but chunks; then the stems are there.
     """
 
     def __init__(self, network: Network, excerpt: Excerpt) -> None:
@@ -164,10 +166,15 @@ class Separating:
     def __iter__(self) -> Iterator[tuple[Inputs, np.ndarray]]:
         spec = self._spec
         mixture = resample(self._excerpt.mixture, self._excerpt.sample_rate, spec.sample_rate)
-        window = MixtureWindow(Mixture(lambda: iter([mixture])), spec)
-        sources = tuple(range(len(spec.stems)))
         seen: list[tuple[Inputs, np.ndarray]] = []
         module = _Standing(lambda inputs: self._run(inputs, seen))
+        if not spec.procedure.has_only_chunks:
+            with jax.default_matmul_precision("highest"):
+                self._blocks.append(self._whole(mixture, module))
+            yield from seen
+            return
+        window = MixtureWindow(Mixture(lambda: iter([mixture])), spec)
+        sources = tuple(range(len(spec.stems)))
         with jax.default_matmul_precision("highest"):
             for _, (cut, samples) in window.chunks():
                 for group in window.groups.split(samples):
@@ -179,6 +186,17 @@ class Separating:
                     self._blocks += window.add(cut, np.asarray(found.waveforms[0]))
                     yield seen.pop()
         self._blocks += [streamed.estimates for streamed in window.end() if streamed.estimates is not None]
+
+    def _whole(self, mixture: HostWaveform, module: nn.Module) -> HostSourceWaveform:
+        """Separates the excerpt in one piece, where the procedure has more than chunks by themselves."""
+        groups = ChannelGroups(mixture.shape[1], self._spec.channels)
+        estimates = [
+            np.asarray(estimate_sources({}, jnp.asarray(group), model=module, spec=self._spec))
+            for group in groups.split(mixture)
+        ]
+        if not all(np.isfinite(each).all() for each in estimates):
+            raise SeparationError(f"{self.network.description} gave samples that are not finite.")
+        return groups.join(estimates)
 
     def stems(self) -> dict[str, HostWaveform]:
         """Returns the estimates by stem, at the excerpt's rate and of its length."""

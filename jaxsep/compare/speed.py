@@ -34,6 +34,7 @@ RULES = (
 def measure_speed(
     model: str,
     *,
+    member: int | None = None,
     frameworks: Sequence[str] = tuple(PACKAGES),
     tasks: Sequence[str] = TASKS,
     batch_size: int = 1,
@@ -47,6 +48,7 @@ def measure_speed(
 
     Args:
         model: A model's name or path; its weights are those of all.
+        member: Number of the model in an ensemble; None for what is none.
         frameworks: Names of `PACKAGES`.
         tasks: 'inference', 'training' or both.
         batch_size: Segments in a call.
@@ -73,6 +75,7 @@ def measure_speed(
                     framework=framework,
                     task=task,
                     model=model,
+                    member=member,
                     batch_size=batch_size,
                     threads=threads,
                     warm_up=warm_up,
@@ -91,7 +94,7 @@ def measure_speed(
             rows.append(row | ({"not_run": reasons[key]} if key in reasons else _summary(results[key], batch_size)))
     return {
         **circumstances(),
-        "model": model,
+        "model": model if member is None else f"{model}, member {member}",
         "batch_size": batch_size,
         "dtype": "float32",
         "threads": threads,

@@ -25,6 +25,7 @@ class Leg(Config):
         framework: A name of `PACKAGES`.
         task: 'inference' or 'training'.
         model: A model's name or path.
+        member: Number of the model in an ensemble; None for what is none.
         batch_size: Segments in a call.
         threads: Of the framework.
         warm_up: Calls after the first that are not counted.
@@ -34,6 +35,7 @@ class Leg(Config):
     framework: str
     task: str
     model: str
+    member: int | None
     batch_size: int
     threads: int
     warm_up: int
@@ -57,7 +59,7 @@ def measure(leg: Leg) -> dict[str, Any]:
     from jaxsep.weights.pretrained import load_one
 
     def build() -> tuple[Any, Any]:
-        checkpoint = load_one(leg.model)
+        checkpoint = load_one(leg.model, member=leg.member)
         return checkpoint.spec, FRAMEWORKS[leg.framework](checkpoint.spec, checkpoint.variables, leg.threads)
 
     spec, framework = _timed(times, "build_seconds", build)
@@ -83,7 +85,7 @@ def measure(leg: Leg) -> dict[str, Any]:
     return {
         **times,
         "version": str(module.__version__),
-        "segment_seconds": spec.procedure.cutting.chunk_hop / spec.sample_rate,
+        "segment_seconds": spec.chunk_hop / spec.sample_rate,
         "first_value": float(np.sum(first, dtype=np.float64)),
         "call_seconds": calls,
         "peak_memory_bytes": peak_memory_bytes(),

@@ -27,10 +27,10 @@ class Chunking(Config):
     """How a track is cut into the pieces that are separated one by one. All lengths in samples.
 
     Attributes:
-        kind: Says that the track is cut into chunks that are separated each by itself.
+        kind: Always 'chunks': pieces that are separated each by itself.
         chunk_length: Samples that the network sees of a chunk.
         chunk_hop: Samples from one chunk's estimates to the next.
-        estimate_length: Samples of a chunk that are estimated, in its middle; all of them where nothing is said.
+        estimate_length: Samples of a chunk that are estimated, in its middle; 0 for all of them.
         window: Weights of overlapping estimates: 'none' for the plain mean, 'crossfade' for ramps over what neighbours
             share, 'triangular' for one triangle over the whole estimate (Demucs), 'fades' for ramps over a tenth of the
             chunk at either end, which are left out at the track's ends (msst).
@@ -57,7 +57,7 @@ class Chunking(Config):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _everything_is_estimated_unless_said(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "estimate_length" not in data and "chunk_length" in data:
+        if isinstance(data, dict) and data.get("estimate_length", 0) == 0 and "chunk_length" in data:
             return {**data, "estimate_length": data["chunk_length"]}
         return data
 
@@ -80,6 +80,11 @@ class Chunking(Config):
             raise ValueError(f"a last chunk that is {self.last} is for networks that estimate all of what they see")
         if (self.window == "fades") != (self.last == "reflected"):
             raise ValueError("window 'fades' and last 'reflected' are two halves of one procedure; use both or neither")
+        if self.window == "fades" and self.overlap < 2:
+            raise ValueError(
+                f"the window 'fades' is zero at both ends of a chunk, so that chunks must share two samples or more: "
+                f"the overlap of chunk_length {self.chunk_length} and chunk_hop {self.chunk_hop} is {self.overlap}"
+            )
         return self
 
     @property
@@ -97,7 +102,7 @@ class WholeTrack(Config):
     """Says that the network hears the track from end to end, by passes over pieces of one length.
 
     Attributes:
-        kind: Says so.
+        kind: Always 'whole_track'.
         chunk_length: Samples of a piece; also the length of a training example, unless a recipe says otherwise.
     """
 
@@ -330,7 +335,9 @@ class FrameCuts:
         self.edges = transform.edges
         self.shortest = self.edges.shortest()
         overlap = self.frames - self.frame_hop
-        self.weights = _window(chunking.window, self.frames, overlap, chunking.window_power)
+        # Frames that no other chunk has need no weights: nothing divides by them.
+        window = chunking.window if overlap > 0 else "none"
+        self.weights = _window(window, self.frames, overlap, chunking.window_power)
         self.divided = overlap > 0 or transform.convention == "torch"
 
     def undecided(self, received: int) -> bool:

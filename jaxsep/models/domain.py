@@ -47,7 +47,7 @@ class Waveform(Config):
     """A network from the waveform of a mixture to those of its sources.
 
     Attributes:
-        kind: Says so.
+        kind: Always 'waveform'.
     """
 
     kind: Literal["waveform"] = "waveform"
@@ -192,7 +192,7 @@ class Magnitude(Config):
     """A network from the magnitudes of a mixture to those of its sources, and the masks that these make.
 
     Attributes:
-        kind: Says so.
+        kind: Always 'magnitude'.
         stft: The transform around the network.
         masks: How source magnitudes become masks.
         bins: Number of bins from 0 Hz up that the network sees; above them the stems are what the mask extension makes
@@ -342,13 +342,11 @@ class Magnitude(Config):
             apply: Calls the network.
             spectrogram: Spectrograms (*batch, frame, freq, channel) with all bins, of the channels that it sees.
             cutting: How tracks are cut.
-            config: Of the network.
+            config: The network's config.
         """
         frames = spectrogram.shape[-3]
         if isinstance(cutting, WholeTrack):
-            missing = config.input_length(frames) - frames
-            padded = jnp.pad(self.seen(spectrogram), [(0, 0)] * (spectrogram.ndim - 3) + [(0, missing), (0, 0), (0, 0)])
-            return apply(padded)[..., :frames, :, :]
+            return apply(self.seen(spectrogram))
         cuts = self.cuts(cutting, config)
         if cuts.frame_hop < cuts.frames:
             total, weights = run_overlapped(apply, spectrogram, cuts, self.seen, lambda magnitudes, _: magnitudes)
@@ -376,6 +374,11 @@ class Magnitude(Config):
             raise ConfigError("a chunk must hold whole frames: chunk_length is n_fft and a multiple of hop_length")
         config.output_length(frames + 1)
         if isinstance(cutting, WholeTrack):
+            if config.length_step != 1:
+                raise ConfigError(
+                    "a network that hears the whole track takes any number of frames, and this one takes multiples of "
+                    f"{config.length_step}"
+                )
             return
         if cutting.estimate_length != cutting.chunk_length or cutting.last != "padded":
             raise ConfigError(

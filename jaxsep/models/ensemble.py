@@ -7,6 +7,7 @@ import pydantic
 
 from jaxsep.config import Config
 from jaxsep.errors import ConfigError, nearest
+from jaxsep.models.format_versions import check_version
 from jaxsep.models.spec import FORMAT_VERSION, ModelSpec
 
 
@@ -57,6 +58,12 @@ class EnsembleSpec(Config):
         return tuple(
             number for number, weights in enumerate(self.weights) if any(weights[source] > 0 for source in sources)
         )
+
+    @pydantic.field_validator("format_version")
+    @classmethod
+    def _the_version_is_known(cls, version: int) -> int:
+        check_version(version, newest=FORMAT_VERSION, oldest=2)  # the first that had ensembles
+        return version
 
     @pydantic.model_validator(mode="after")
     def _members_are_alike_and_every_source_has_a_weight(self) -> "EnsembleSpec":

@@ -105,8 +105,10 @@ class Family(NamedTuple):
     Attributes:
         config: Class of its configs, which follow `FamilyConfig`.
         module: Its linen module, built as `module(config)` and called as `module.apply(variables, inputs, train=...)`.
-            A field `dtype` (what it computes in) and a field `axis_name` (over which pmapped axis batch statistics are
-            averaged) are set where the module has them.
+            Inputs have one batch axis in front: (batch, time, channel), or (batch, frame, bin, channel) of magnitudes;
+            outputs have the axis of sources behind it, (batch, source, ...). A field `dtype` (what it computes in) and
+            a field `axis_name` (over which pmapped axis batch statistics are averaged) are set where the module has
+            them.
         domain: What the module maps to those of the sources: 'waveform' or 'magnitude', a kind of `Domain`.
         recognise: Rules for weights of another program, called as `recognise(arrays, name=..., where=...)`; returns the
             spec and the rules of `jaxsep.weights.mapping`. None where there are none.

@@ -42,6 +42,11 @@ class Procedure(Config):
     shifts: int = pydantic.Field(default=0, ge=0)
     wiener: WienerConfig | None = None
 
+    @property
+    def has_only_chunks(self) -> bool:
+        """Whether each chunk is separated by itself and once: no passes over the track, no filter, no time shifts."""
+        return isinstance(self.cutting, Chunking) and self.wiener is None and not self.shifts
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _chunks_are_the_usual_cutting(cls, data: object) -> object:
@@ -65,8 +70,7 @@ class ProcedureChanges(TypedDict, total=False):
     wiener: WienerConfig | None
 
 
-# What Demucs 3 and 4 do to every track (demucs/api.py), what Demucs 2 does (separate.py of its branch v2), and what
-# msst does under `inference.normalize` (utils/audio_utils.py).
+# What Demucs 3 and 4 do to every track (demucs/api.py), and what msst does under `inference.normalize`
+# (utils/audio_utils.py).
 DEMUCS = Normalise(ddof=1, eps=1e-8)
-DEMUCS_V2 = Normalise(ddof=1)
 MSST = Normalise(ddof=0, floor=1.1920929e-07)

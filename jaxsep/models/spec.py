@@ -12,7 +12,7 @@ from jaxsep.dsp.cuts import Chunking, Cuts
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.models.domain import Domain
 from jaxsep.models.family import FamilyConfig, SpectralConfig
-from jaxsep.models.format_versions import from_version_1, is_version_1
+from jaxsep.models.format_versions import check_version, from_version_1, is_version_1
 from jaxsep.models.procedure import Procedure, ProcedureChanges
 
 FORMAT_VERSION = 2
@@ -47,6 +47,12 @@ class ModelSpec(Config):
     licence: str
     provenance: str
     format_version: int = FORMAT_VERSION
+
+    @property
+    def chunk_hop(self) -> int:
+        """Samples of a track that each further chunk adds."""
+        first, second = (self.cuts.cut(index, None) for index in (0, 1))
+        return second.start - first.start
 
     @property
     def bandwidth_hz(self) -> float:
@@ -129,12 +135,7 @@ class ModelSpec(Config):
 
         if not isinstance(data, Mapping):
             return data
-        version = data.get("format_version", FORMAT_VERSION)
-        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-            raise ValueError(
-                f"format_version {version!r} cannot be read: this jaxsep knows up to {FORMAT_VERSION}; "
-                "install a newer jaxsep"
-            )
+        check_version(data.get("format_version", FORMAT_VERSION), newest=FORMAT_VERSION)
         if is_version_1(data):
             data = from_version_1(data)
         family, config = data.get("family"), data.get("config")

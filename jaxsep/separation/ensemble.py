@@ -61,8 +61,8 @@ class EnsembleSeparator(MadeOfAModel):
         """
         self._given = Given.of(ensemble.spec, options)
         self.options = SeparationOptions.of(options)
-        spec = self.options.applied_to(ensemble.spec)
-        self.stems = chosen_stems(spec, options.get("stems"))
+        self.stems = chosen_stems(ensemble.spec, options.get("stems"))
+        spec = self.options.applied_to(ensemble.spec, self.stems)
         self.model = Ensemble(ensemble.members, spec, ensemble.sha256)
         self._programs: dict[str, Program] = {}
         slot = Slot()

@@ -76,7 +76,7 @@ def estimate_sources(
     procedure = spec.procedure
     separate = partial(
         spec.domain.estimate_track,
-        partial(model.apply, variables, train=False),
+        _over_batches(partial(model.apply, variables, train=False), spec),
         cutting=procedure.cutting,
         config=spec.network_config,
         wiener=procedure.wiener if wiener is None else wiener,
@@ -130,7 +130,7 @@ def estimate_magnitudes(
         )
     if not isinstance(spectrogram, jax.core.Tracer) and not bool(jnp.isfinite(spectrogram).all()):
         raise SeparationError("The spectrogram holds values that are not finite; separate finite audio.")
-    apply = partial(model.apply, variables, train=False)
+    apply = _over_batches(partial(model.apply, variables, train=False), spec)
     return domain.estimate_magnitudes(apply, spectrogram, spec.procedure.cutting, spec.network_config)
 
 
@@ -174,6 +174,18 @@ def describe_not_finite(cut: Cut, spec: ModelSpec) -> str:
         f"'{spec.name}' gave samples that are not finite between {start / spec.sample_rate:.1f} s and "
         f"{end / spec.sample_rate:.1f} s; no stem of this track can be trusted."
     )
+
+
+def _over_batches(apply: Callable[[Array], Array], spec: ModelSpec) -> Callable[[Array], Array]:
+    """Returns a network for inputs with any batch axes; it sees one, as everywhere else."""
+    axes = len(spec.input_shape())
+
+    def flattened(inputs: Array) -> Array:
+        batch = inputs.shape[:-axes]
+        outputs = apply(inputs.reshape(-1, *inputs.shape[-axes:]))
+        return outputs.reshape(*batch, *outputs.shape[1:])
+
+    return flattened
 
 
 def _shifted(separate: Callable[[Any], Any], shifts: tuple[int, ...], mixture: Waveform) -> SourceWaveform:

@@ -8,8 +8,9 @@ from typing import IO
 import numpy as np
 from jaxtyping import Float
 
-from jaxsep.dsp.cuts import Cut, FrameCuts
+from jaxsep.dsp.cuts import FrameCuts
 
+# Magnitudes of all groups of channels.
 GroupMagnitudes = Float[np.ndarray, "group source frame bin channel"]
 
 
@@ -33,7 +34,7 @@ class FrameJoiner:
         self._weights = np.zeros(0)
         self._finished: list[GroupMagnitudes] = []
 
-    def push(self, cut: Cut, magnitudes: GroupMagnitudes) -> Iterator[GroupMagnitudes]:
+    def push(self, magnitudes: GroupMagnitudes) -> Iterator[GroupMagnitudes]:
         """Yields the pieces that a further chunk completes."""
         if not self._overlapping:
             yield from self._cut(magnitudes)

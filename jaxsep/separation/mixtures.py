@@ -25,8 +25,8 @@ class Progress:
     """How far a separation has come.
 
     Attributes:
-        done_seconds: Of the track, separated so far.
-        total_seconds: Of the track; None where its length is not known beforehand.
+        done_seconds: How much of the track is separated so far.
+        total_seconds: Length of the track; None where its length is not known beforehand.
     """
 
     done_seconds: float
@@ -82,7 +82,7 @@ class Streamed(NamedTuple):
     """What `Separator.stream_many` yields: a block of a mixture's estimates, or, without one, how the mixture ended.
 
     Attributes:
-        mixture: Which.
+        mixture: The mixture that the block is of.
         estimates: Block (source, time, channel), or None at its end.
         error: Why it ended before its time.
     """

@@ -64,20 +64,26 @@ class SeparationOptions(Config):
         return self.model_dump(exclude_defaults=True)
 
     @overload
-    def applied_to(self, spec: ModelSpec) -> ModelSpec: ...
+    def applied_to(self, spec: ModelSpec, stems: Sequence[str] | None = None) -> ModelSpec: ...
     @overload
-    def applied_to(self, spec: EnsembleSpec) -> EnsembleSpec: ...
+    def applied_to(self, spec: EnsembleSpec, stems: Sequence[str] | None = None) -> EnsembleSpec: ...
     @overload
-    def applied_to(self, spec: AnySpec) -> AnySpec: ...
-    def applied_to(self, spec: AnySpec) -> AnySpec:
-        """Returns the model, or all members of an ensemble, with the procedure that is asked for.
+    def applied_to(self, spec: AnySpec, stems: Sequence[str] | None = None) -> AnySpec: ...
+    def applied_to(self, spec: AnySpec, stems: Sequence[str] | None = None) -> AnySpec:
+        """Returns the model, or the members of an ensemble that are run, with the procedure that is asked for.
+
+        Args:
+            spec: What is to be run.
+            stems: The stems that are asked for; None for all.
 
         Raises:
             ConfigError: The options contradict each other, or the model cannot be run so.
             SeparationError: A network on waveforms is to be filtered.
         """
         if isinstance(spec, EnsembleSpec):
-            return spec.model_copy(update={"members": tuple(self._applied_to(member) for member in spec.members)})
+            needed = spec.needed(stems)
+            members = [self._applied_to(each) if n in needed else each for n, each in enumerate(spec.members)]
+            return spec.model_copy(update={"members": tuple(members)})
         return self._applied_to(spec)
 
     def _applied_to(self, spec: ModelSpec) -> ModelSpec:

@@ -26,7 +26,7 @@ from jaxsep.models.spec import ModelSpec
 from jaxsep.models.whole_track import INPUT, OUTPUT, NetworkPass, WholeTrackNetwork
 from jaxsep.separation.batches import BatchRunner, Program, Slot
 from jaxsep.separation.estimate import describe_not_finite
-from jaxsep.separation.frames import FrameJoiner, FrameSpool
+from jaxsep.separation.frames import FrameJoiner, FrameSpool, GroupMagnitudes
 from jaxsep.separation.mixtures import MixtureWindow
 from jaxsep.separation.pass_programs import (
     ChunkMagnitudes,
@@ -43,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 # Chunks that are read ahead of the device: one to be ready, and one in the making.
 READ_AHEAD = 2
-
-# Magnitudes of all groups of channels.
-GroupMagnitudes = Float[np.ndarray, "group source frame bin channel"]
 
 
 class Item(NamedTuple):
@@ -168,7 +165,10 @@ class MagnitudePasses:
                 mixture: deque[Chunk] = deque()
                 window.added_by(OverlapAdder(self._pieces))
                 magnitudes = self._magnitudes(variables, window, stack, mixture, statistics=None)
-                yield from self._rendered(self._joined(window, magnitudes, mixture), window, report=False)
+                for cut, waveforms in self._rendered(self._joined(window, magnitudes, mixture), window):
+                    yield cut, waveforms
+                    if self.passes > 1:
+                        window.report(cut, self.passes - 1)
                 return
             kept = stack.enter_context(spool())
             statistics: list[WienerStatistics] = []
@@ -187,7 +187,7 @@ class MagnitudePasses:
                 models = self._extended(models, statistics)
                 done += 1
             window.added_by(OverlapAdder(self._pieces))
-            for cut, waveforms in self._rendered(self._spooled(window, kept, models, stack), window, report=True):
+            for cut, waveforms in self._rendered(self._spooled(window, kept, models, stack), window):
                 yield cut, waveforms
                 window.report(cut, done)
 
@@ -269,8 +269,10 @@ class MagnitudePasses:
                     spool.put(index, found[name])
                 if OUTPUT in each.writes:
                     if not np.isfinite(found[OUTPUT]).all():
-                        raise SeparationError(describe_not_finite(cut, self._spec))
+                        raise SeparationError(self._not_finite(cut))
                     yield cut, found[OUTPUT]
+                    if self._gathers:
+                        window.report(cut, number)
                 elif self.passes > 1:
                     window.report(self._cuts.cut(count - 1 - index if each.is_backward else index, None), number)
             spools |= written
@@ -310,6 +312,11 @@ class MagnitudePasses:
         if pending is not None:
             yield pending[0], pending[1], jax.tree.map(np.asarray, pending[2])
 
+    def _not_finite(self, cut: Cut) -> str:
+        """Returns the message for a piece that is not finite: what recurrences carry on cannot be computed again."""
+        message = describe_not_finite(cut, self._spec)
+        return message if self._retry is None else f"{message} Run it again with precision 'float32'."
+
     def _joined(
         self, window: MixtureWindow, magnitudes: Iterator[tuple[Cut, GroupMagnitudes]], mixture: deque[Chunk]
     ) -> Iterator[Item]:
@@ -323,8 +330,8 @@ class MagnitudePasses:
 
     def _pieces_of(self, magnitudes: Iterator[tuple[Cut, GroupMagnitudes]]) -> Iterator[GroupMagnitudes]:
         joiner = FrameJoiner(self._cuts, self._pieces.frames)
-        for cut, found in magnitudes:
-            yield from joiner.push(cut, found)
+        for _, found in magnitudes:
+            yield from joiner.push(found)
         yield from joiner.finish()
 
     def _spooled(
@@ -337,9 +344,7 @@ class MagnitudePasses:
             for group, samples in enumerate(window.groups.split(chunk.samples)):
                 yield Item(chunk.cut, samples, frames[group], models[group] if models else ())
 
-    def _rendered(
-        self, items: Iterator[Item], window: MixtureWindow, *, report: bool
-    ) -> Iterator[tuple[Cut, tuple[SourceChunk, ...]]]:
+    def _rendered(self, items: Iterator[Item], window: MixtureWindow) -> Iterator[tuple[Cut, tuple[SourceChunk, ...]]]:
         for cut, results in self._checked(self.last.run((), items), window):
             yield cut, tuple(result.waveforms for result in results)
 

@@ -51,7 +51,7 @@ class Separation:
 
     Attributes:
         stems: Waveforms (time, channel) by name.
-        sample_rate: Of the waveforms, in Hz.
+        sample_rate: Sample rate of the waveforms in Hz.
     """
 
     stems: dict[str, HostWaveform]
@@ -337,6 +337,8 @@ class Separator(MadeOfAModel):
 
     def _program(self, function: Callable[..., Any], name: str) -> Program:
         """Returns the program of a function; members of an ensemble that have the same one share it."""
+        # Networks of two families may look alike, but for what they compute.
+        name = f"{self.model.spec.family} {name}"
         if name not in self._shared:
             self._shared[name] = Program(function, device=self.device, programs=self._store, name=name)
         return self._shared[name]

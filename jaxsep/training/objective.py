@@ -67,12 +67,16 @@ class LossConfig(Config):
             raise ValueError("all stem_weights are zero: nothing would be learned")
         return self
 
-    def check(self, spec: ModelSpec) -> None:
+    def check(self, spec: ModelSpec, length: int) -> None:
         """Refuses what does not fit a model.
+
+        Args:
+            spec: The model.
+            length: Samples of what the network sees of an example.
 
         Raises:
             ConfigError: There are other numbers of weights than stems, or a loss on magnitudes for a network on
-                waveforms.
+                waveforms, or too few samples of an example are complete to compare waveforms.
         """
         if self.stem_weights is not None and len(self.stem_weights) != len(spec.stems):
             raise ConfigError(f"There are {len(self.stem_weights)} stem_weights for the stems {', '.join(spec.stems)}.")
@@ -85,6 +89,11 @@ class LossConfig(Config):
                         f"The loss '{term.kind}' compares magnitudes, and the family '{spec.family}' gives waveforms; "
                         "use one on waveforms, such as waveform_l1."
                     ) from None
+            elif not range(length)[spec.domain.interior(length)]:
+                raise ConfigError(
+                    f"The loss '{term.kind}' compares samples that all their frames cover, and an example of {length} "
+                    "samples has none; give longer ones."
+                )
 
 
 class Batch(NamedTuple):
@@ -130,7 +139,7 @@ def objective(
         params: The model's parameters.
         batch_stats: Its running statistics.
         batch: Examples of any length that the model takes: for networks on magnitudes, whole frames as many as its
-            stride divides, such as `spec.chunking.chunk_length` samples.
+            stride divides, such as `spec.chunk_length` samples.
         key: For dropout.
         model: The network.
         spec: What its weights belong to.

@@ -8,14 +8,17 @@ import os
 from pathlib import Path
 
 from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep.models.ensemble import EnsembleSpec
 from jaxsep.weights.checkpoint import (
     Checkpoint,
     StorageType,
     hash_arrays,
     is_checkpoint,
     load_checkpoint,
+    read_spec,
     save_checkpoint,
 )
+from jaxsep.weights.ensembles import EnsembleCheckpoint, load_ensemble, save_ensemble
 from jaxsep.weights.mapping import apply
 from jaxsep.weights.readers import read_weights, weight_files
 from jaxsep.weights.rules import RULES, SPECS, rules_of
@@ -33,7 +36,7 @@ def convert(
     licence: str | None = None,
     provenance: str | None = None,
     overwrite: bool = False,
-) -> Checkpoint:
+) -> Checkpoint | EnsembleCheckpoint:
     """Writes a jaxsep checkpoint from other weights.
 
     Args:
@@ -56,6 +59,18 @@ def convert(
         CheckpointError: The source cannot be read or does not fit, or the output cannot be written.
     """
     source = Path(source)
+    if is_checkpoint(source) and isinstance(read_spec(source), EnsembleSpec):
+        if family is not None:
+            raise CheckpointError(
+                f"{source} is an ensemble of jaxsep's, whose members state their families; leave the family out."
+            )
+        return _copy_ensemble(
+            source,
+            {"name": name, "licence": licence, "provenance": provenance},
+            output=output,
+            dtype=dtype,
+            overwrite=overwrite,
+        )
     if is_checkpoint(source):
         checkpoint = load_checkpoint(source)
         spec, variables = checkpoint.spec, checkpoint.variables
@@ -88,6 +103,16 @@ def convert(
     spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
     save_checkpoint(output, spec, variables, dtype=dtype, overwrite=overwrite)
     return load_checkpoint(output)
+
+
+def _copy_ensemble(
+    source: Path, changes: dict[str, str | None], *, output: str | os.PathLike[str], dtype: StorageType, overwrite: bool
+) -> EnsembleCheckpoint:
+    ensemble = load_ensemble(source)
+    spec = ensemble.spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    members = [ensemble.members[number].variables for number in range(len(spec.members))]
+    save_ensemble(output, spec, members, dtype=dtype, overwrite=overwrite)
+    return load_ensemble(output)
 
 
 def describe_source(source: str | os.PathLike[str]) -> str:

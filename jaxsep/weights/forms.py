@@ -51,6 +51,9 @@ _WAVE = {
     "m5-highsr": (_WAVE_2STEMS, 44100),
 }
 
+# The formats of other programs' weights: the keys of `jaxsep.weights.rules.RULES`.
+FORMATS = ("spleeter", "jansson", "classic_unet", "wave_unet", "wave_unet_resampled")
+
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (

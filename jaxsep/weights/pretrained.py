@@ -17,6 +17,7 @@ from jaxsep.weights.catalogue import list_models as list_models
 from jaxsep.weights.pull import find_file, places, pull
 
 if TYPE_CHECKING:
+    from jaxsep.models.spec import ModelSpec
     from jaxsep.weights.checkpoint import Checkpoint
     from jaxsep.weights.ensembles import EnsembleCheckpoint
 
@@ -87,34 +88,45 @@ def load_pretrained(
 
 
 def load_one(name_or_path: str | os.PathLike[str], *, member: int | None = None) -> "Checkpoint":
-    """Loads one model by its name or from a path, of an ensemble one of its members.
+    """Loads one model by its name or from a path, of an ensemble one of its members; as for `read_one_spec`.
+
+    Raises:
+        CheckpointError: As for `read_one_spec`, or it cannot be loaded.
+    """
+    from jaxsep.weights.checkpoint import load_checkpoint
+    from jaxsep.weights.ensembles import load_ensemble
+
+    path = resolve(name_or_path)
+    read_one_spec(path, member=member)
+    return load_checkpoint(path) if member is None else load_ensemble(path, [member]).members[member]
+
+
+def read_one_spec(name_or_path: str | os.PathLike[str], *, member: int | None = None) -> "ModelSpec":
+    """Reads the description of one model, of an ensemble that of one of its members, and no weights.
 
     Args:
         name_or_path: See `resolve`.
         member: Number of the member of an ensemble, from 0; None for what is no ensemble.
 
     Raises:
-        CheckpointError: It cannot be loaded, it is an ensemble and no member is named, or there is no such member.
+        CheckpointError: It cannot be read, it is an ensemble and no member is named, or there is no such member.
     """
-    from jaxsep.models.ensemble import EnsembleSpec
+    from jaxsep.models.spec import ModelSpec
     from jaxsep.weights.checkpoint import read_spec
-    from jaxsep.weights.ensembles import EnsembleCheckpoint, load_ensemble
 
-    if member is not None:
-        path = resolve(name_or_path)
-        spec = read_spec(path)
-        if not isinstance(spec, EnsembleSpec):
+    spec = read_spec(resolve(name_or_path))
+    if isinstance(spec, ModelSpec):
+        if member is not None:
             raise CheckpointError(f"'{name_or_path}' is one model and no ensemble; leave the member out.")
-        if not 0 <= member < len(spec.members):
-            raise CheckpointError(f"'{name_or_path}' has the members 0 to {len(spec.members) - 1}, and none {member}.")
-        return load_ensemble(path, [member]).members[member]
-    loaded = load_pretrained(name_or_path)
-    if isinstance(loaded, EnsembleCheckpoint):
+        return spec
+    if member is None:
         raise CheckpointError(
-            f"'{name_or_path}' is an ensemble of {len(loaded.spec.members)} models, and one model is asked for; name "
-            "one of its members."
+            f"'{name_or_path}' is an ensemble of {len(spec.members)} models, and one model is asked for; name one of "
+            f"its members, 0 to {len(spec.members) - 1}."
         )
-    return loaded
+    if not 0 <= member < len(spec.members):
+        raise CheckpointError(f"'{name_or_path}' has the members 0 to {len(spec.members) - 1}, and none {member}.")
+    return spec.members[member]
 
 
 def _looks_like_path(name: str) -> bool:

@@ -114,5 +114,9 @@ def test_an_ensemble_is_a_model_like_any_other(jaxsep, ensemble, small_model):
     assert "'shifts': 1" in str(record)
     compared = jaxsep("compare", "parity", ensemble, "--with", small_model, "song.wav", "-o", "compared")
     assert compared.exit_code == 0, compared.output
+    refused = jaxsep("compare", "speed", ensemble, "--frameworks", "jax", "-o", "speed")
+    assert refused.exit_code == 1 and "name one of its members, 0 to 1" in refused.output
+    refused = jaxsep("compare", "speed", ensemble, "--member", "2", "--frameworks", "jax", "-o", "speed")
+    assert refused.exit_code == 1 and "and none 2" in refused.output
     refused = jaxsep("compare", "parity", ensemble, "--with", "torch", "song.wav", "-o", "refused")
     assert refused.exit_code == 2 and "is an ensemble" in refused.output

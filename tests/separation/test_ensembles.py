@@ -2,17 +2,25 @@
 
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from separation.conftest import noise
 from weights.small_models import small_spec, small_variables
 
 import jaxsep
-from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep import models
+from jaxsep.errors import CheckpointError, ConfigError, SeparationError
+from jaxsep.models import Family, NetworkConfig
 from jaxsep.models.ensemble import EnsembleSpec
-from jaxsep.separation.separator import Separator
+from jaxsep.separation.ensemble import Ensemble
+from jaxsep.separation.models import make_separator
+from jaxsep.separation.options import SeparationOptions
+from jaxsep.separation.separator import Model, Separator
 from jaxsep.weights.checkpoint import load_checkpoint, read_spec
+from jaxsep.weights.convert import convert
 from jaxsep.weights.ensembles import load_ensemble, save_ensemble
 from jaxsep.weights.pretrained import load_one
 
@@ -143,3 +151,63 @@ def test_a_damaged_list_of_hashes_is_noticed(tmp_path):
     (path / "jaxsep.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="hashes of its members"):
         load_ensemble(path)
+
+
+class Gain(nn.Module):
+    config: NetworkConfig
+    gain = 2.0
+
+    @nn.compact
+    def __call__(self, mixture, *, train):
+        return jnp.stack([self.gain * mixture] * self.config.n_sources, axis=1)
+
+
+def gains(monkeypatch, gain):
+    """A registered family whose module has the name and the fields that those of another have."""
+    module = type("Gain", (Gain,), {"gain": gain, "__module__": __name__})
+    family = f"gain_{gain:g}"
+    monkeypatch.setitem(models._registered, family, Family(NetworkConfig, module, "waveform"))
+    changes = {"family": family, "config": {"n_sources": 2}, "domain": {"kind": "waveform"}}
+    return small_spec(**changes, procedure={"cutting": {"chunk_length": 100, "chunk_hop": 100}})
+
+
+def ensemble_of(*members, weights):
+    spec = ensemble_spec(members=members, weights=weights)
+    loaded = [Model(member.network(), {}, member, "0" * 64) for member in members]
+    return Ensemble(dict(enumerate(loaded)), spec, "0" * 64)
+
+
+def test_members_of_families_that_look_alike_have_programs_of_their_own(monkeypatch):
+    bag = ensemble_of(gains(monkeypatch, 2.0), gains(monkeypatch, 20.0), weights=((1.0, 0.0), (0.0, 1.0)))
+    mixture = noise(300)
+    found = make_separator(bag).separate(mixture, 8000).stems
+    np.testing.assert_allclose(found["vocals"], 2 * mixture, rtol=1e-6)  # one product in float32
+    np.testing.assert_allclose(found["accompaniment"], 20 * mixture, rtol=1e-6)
+
+
+def test_options_are_for_the_members_that_are_run(monkeypatch):
+    """A network on waveforms cannot be filtered, and need not be where it has no weight for what is asked for."""
+    members = (gains(monkeypatch, 2.0), small_spec())
+    weights = ((1.0, 0.0), (0.0, 1.0))
+    spec = SeparationOptions(filter="wiener").applied_to(
+        ensemble_spec(members=members, weights=weights), ["accompaniment"]
+    )
+    assert [member.procedure.wiener is None for member in spec.members] == [True, False]
+    with pytest.raises(SeparationError, match="works on waveforms"):
+        SeparationOptions(filter="wiener").applied_to(ensemble_spec(members=members, weights=weights))
+
+
+@pytest.mark.parametrize("version", [1, 99])
+def test_an_ensemble_of_an_unknown_version_is_refused(version):
+    with pytest.raises(ConfigError, match=f"format_version {version} cannot be read"):
+        ensemble_spec(format_version=version)
+
+
+@pytest.mark.parametrize("form", ["copy", "copy.safetensors"])
+def test_convert_copies_an_ensemble_to_its_other_form(path, tmp_path, form):
+    written = convert(path, output=tmp_path / form, name="renamed")
+    before = load_ensemble(path)
+    assert (written.spec.name, written.sha256) == ("renamed", before.sha256)
+    assert load_ensemble(tmp_path / form).spec.weights == before.spec.weights
+    with pytest.raises(CheckpointError, match="leave the family out"):
+        convert(path, output=tmp_path / "refused", family="spleeter")

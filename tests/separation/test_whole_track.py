@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +15,7 @@ import pytest
 from separation.conftest import noise
 
 from jaxsep.dsp.wiener import OPEN_UNMIX, WienerConfig
-from jaxsep.errors import ConfigError
+from jaxsep.errors import ConfigError, SeparationAborted, SeparationError
 from jaxsep.models import FAMILIES, Family, NetworkConfig
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.whole_track import INPUT, OUTPUT, NetworkPass
@@ -31,6 +33,7 @@ class Recurrent(nn.Module):
     """A bidirectional LSTM from frames of magnitudes to masks, and the passes by which it runs in pieces."""
 
     config: RecurrentConfig
+    dtype: Any = None
 
     def setup(self):
         self.forward, self.backward = nn.OptimizedLSTMCell(HIDDEN), nn.OptimizedLSTMCell(HIDDEN)
@@ -165,7 +168,7 @@ def test_one_shape_is_compiled_for_each_pass():
     for length in (10, 300, 900):
         separator.separate(noise(length), 8000)
     programs = separator._shared.values()
-    assert {len(program._compiled) for program in programs if program.name.startswith("whole track")} == {1}
+    assert {len(program._compiled) for program in programs if "whole track" in program.name} == {1}
 
 
 def test_it_cannot_be_cut_otherwise():
@@ -204,3 +207,37 @@ def test_ten_times_the_track_takes_no_more_memory_beyond_the_spool():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 8 * 1024  # kilobytes; the allocator's own unrest
+
+
+@pytest.mark.parametrize("options", [{}, {"filter": OPEN_UNMIX}])
+def test_progress_comes_to_the_end_and_stops_any_pass(options):
+    separator = Separator(model(), **options)
+    told = []
+    separator.separate(noise(3000), 8000, progress=lambda progress: told.append(progress.done_seconds))
+    assert told == sorted(told) and told[-1] == 3000 / 8000
+    for call in (1, len(told)):
+        told.clear()
+        with pytest.raises(SeparationAborted):
+            separator.separate(
+                noise(3000), 8000, progress=lambda progress, call=call: told.append(0) or len(told) < call
+            )
+        assert len(told) == call
+
+
+def test_networks_that_take_some_lengths_alone_cannot_hear_whole_tracks(monkeypatch):
+    class SteppedConfig(RecurrentConfig):
+        @property
+        def length_step(self):
+            return 4
+
+    monkeypatch.setitem(FAMILIES, "recurrent", Family(SteppedConfig, Recurrent, "magnitude"))
+    with pytest.raises(ConfigError, match="takes multiples of 4"):
+        model()
+
+
+@pytest.mark.parametrize(("precision", "advice"), [("float32", "trusted.$"), ("float16", "with precision 'float32'.$")])
+def test_what_is_not_finite_is_not_computed_again_in_float32_and_the_message_says_so(precision, advice):
+    ours = model()
+    ours = replace(ours, variables=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), ours.variables))
+    with pytest.raises(SeparationError, match=advice):
+        Separator(ours, precision=precision).separate(noise(300), 8000)

@@ -230,3 +230,17 @@ def test_a_recipe_is_the_same_after_a_round_trip_through_json(name):
     config = load(name)
     assert type(config).model_validate_json(config.model_dump_json()) == config
     assert yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json"))) == config.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "model={chunking: {chunk_length: 265216, chunk_hop: 262144}}",
+        "model={procedure: {cutting: {chunk_length: 265216, chunk_hop: 262144}}}",
+    ],
+)
+def test_a_recipe_that_starts_from_a_checkpoint_may_change_its_chunks_in_either_version(changes):
+    config = load("unet_finetune", "data.segment_length=null", changes)
+    cutting = config.model.procedure.cutting
+    assert (cutting.chunk_length, cutting.chunk_hop, cutting.estimate_length) == (265216, 262144, 265216)
+    assert config.model.domain == load("unet_finetune").model.domain

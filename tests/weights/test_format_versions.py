@@ -8,6 +8,7 @@ import pytest
 
 import jaxsep
 from jaxsep.errors import ConfigError
+from jaxsep.models.format_versions import changes_from_version_1
 from jaxsep.models.spec import ModelSpec
 from jaxsep.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -75,8 +76,43 @@ def test_recipes_with_the_keys_of_version_1_are_read_without_its_number():
         ("unet", {"format_version": 3}, "install a newer jaxsep"),
         ("unet", {"domain": {"kind": "waveform"}}, "keys of format_version 1 and of a later one: domain"),
         ("unet", {"stft": 3}, "need 'stft' too"),
+        ("unet", {"stft": {"n_fft": None}}, "stft.n_fft must be a number, and it is None"),
+        ("unet", {"stft": {"n_fft": 10.5}}, "stft.n_fft must be a whole number, and it is 10.5"),
+        ("unet", {"bandwidth_hz": [1]}, r"bandwidth_hz must be a number, and it is \[1\]"),
+        ("unet", {"bandwidth_hz": float("inf")}, "bandwidth_hz must be a number, and it is inf"),
+        ("wave-unet", {"chunking": {"chunk_length": None}}, "chunking.chunk_length must be a number"),
+        ("wave-unet", {"chunking": {"chunk_length": 9, "lead": None}}, "chunking.lead must be a number"),
     ],
 )
 def test_what_contradicts_itself_is_refused(name, change, message):
     with pytest.raises(ConfigError, match=message):
         ModelSpec.parse({**raw_spec(FOLDER / f"{name}.safetensors"), **change}, where="a file")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("unet", {"chunking": {"chunk_length": 128 + 15 * 32, "chunk_hop": 16 * 32}}),
+        ("unet", {"masks": {"exponent": 1.0}, "bandwidth_hz": 2000.0}),
+        ("unet-mid-side", {"stereo": "left_right"}),
+        ("wave-unet", {"chunking": {"last": "padded"}}),
+    ],
+)
+def test_changes_under_the_keys_of_version_1_are_those_of_the_whole_description(name, change):
+    """As a recipe gives them that starts from a checkpoint: what it does not say stays."""
+    raw = raw_spec(FOLDER / f"{name}.safetensors")
+    whole = {
+        **raw,
+        **{key: {**raw[key], **value} if isinstance(value, dict) else value for key, value in change.items()},
+    }
+    expected = ModelSpec.parse(whole, where="the whole")
+    base = ModelSpec.parse(raw, where="the base").model_dump()
+    changes = changes_from_version_1(change, base)
+
+    def merged(before, after):
+        nested = {key: merged(before[key], after[key]) for key in before.keys() & after if isinstance(after[key], dict)}
+        return {**before, **after, **nested}
+
+    assert (
+        ModelSpec.parse(merged(base, changes), where="the merged") == expected != ModelSpec.parse(raw, where="the base")
+    )
