@@ -19,8 +19,9 @@ from jaxsep.compare.equivalence import equivalence
 from jaxsep.compare.study import RULES
 from jaxsep.compare.study_config import StudyConfig
 from jaxsep.compare.study_plots import plot_differences, plot_losses
-from jaxsep.evaluation.page import html_page, html_table
+from jaxsep.evaluation.page import html_page
 from jaxsep.evaluation.report import to_csv
+from jaxsep.evaluation.tables import Table, as_html, as_markdown
 from jaxsep.metrics.frame_scores import METRICS
 
 REPORTS = ("study.json", "study.md", "runs.csv", "losses.csv", "losses.png", "differences.png", "report.html")
@@ -163,14 +164,12 @@ def verdict(comparison: dict[str, Any]) -> str:
     )
 
 
-Table = tuple[list[str], list[list[str]]]
-
 # What a run that went wrong may not have.
 _FORMS = (("last_loss", ".5f"), ("network_difference", ".1e"))
 
 
 def score_table(summary: dict[str, Any]) -> Table:
-    """Returns headings and rows of the scores, the mixture's first; rows start with two texts."""
+    """Returns the table of scores, the mixture's first."""
     stems = summary["config"]["model"]["stems"]
     rows = [
         ["mixture", stem, "", *(_decibels(summary["mixture"][stem][metric]) for metric in METRICS)] for stem in stems
@@ -182,11 +181,12 @@ def score_table(summary: dict[str, Any]) -> Table:
         for stem in stems:
             cells = [_plus_minus(row["scores"][stem][metric]) for metric in METRICS]
             rows.append([f"{row['framework']} {row['version']}", stem, str(row["runs"]), *cells])
-    return ["framework", "stem", "runs", *(metric.upper() for metric in METRICS)], rows
+    headings = ["framework", "stem", "runs", *(metric.upper() for metric in METRICS)]
+    return Table("Scores in dB, mean ± standard deviation over seeds", headings, rows, 2)
 
 
 def training_table(summary: dict[str, Any]) -> Table:
-    """Returns headings and rows of times and memory; rows start with one text."""
+    """Returns the table of times and memory."""
     headings = ["framework", "steps / s", "p50 ms", "p95 ms", "build s", "compile s", "first step s", "peak MB"]
     headings += ["last loss", "network difference"]
     rows = []
@@ -206,7 +206,7 @@ def training_table(summary: dict[str, Any]) -> Table:
                 *("-" if row[name] is None else f"{row[name]:{form}}" for name, form in _FORMS),
             ]
         )
-    return headings, rows
+    return Table("Training, side by side", headings, rows, 1)
 
 
 def _plus_minus(value: dict[str, float | None]) -> str:
@@ -252,10 +252,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
         _introduction(summary),
         "## Is the quality the same?",
         "\n".join(f"- {finding}" for finding in _findings(summary)),
-        "## Scores in dB, mean ± standard deviation over seeds",
-        _markdown_table(score_table(summary), texts=2),
-        "## Training, side by side",
-        _markdown_table(training_table(summary), texts=1),
+        *(part for table in _tables(summary) for part in (f"## {table.caption}", as_markdown(table))),
         "![Loss](losses.png) ![Differences](differences.png)",
         "## How it was done",
         "\n".join(f"- {rule}" for rule in _how(summary)),
@@ -263,14 +260,12 @@ def to_markdown(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _tables(summary: dict[str, Any]) -> tuple[Table, Table]:
+    return score_table(summary), training_table(summary)
+
+
 def _title(summary: dict[str, Any]) -> str:
     return f"{summary['config']['model']['name']} in {len(summary['config']['frameworks'])} frameworks"
-
-
-def _markdown_table(table: Table, *, texts: int) -> str:
-    headings, rows = table
-    lines = [headings, ["---"] * texts + ["---:"] * (len(headings) - texts), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _page(summary: dict[str, Any], pictures: dict[str, str]) -> str:
@@ -282,8 +277,7 @@ def _page(summary: dict[str, Any], pictures: dict[str, str]) -> str:
         [
             f"<h1>{html.escape(_title(summary))}</h1><p>{html.escape(_introduction(summary))}</p>",
             f"<h2>Is the quality the same?</h2>{bullets(_findings(summary))}{_inline(pictures['differences'])}",
-            "<h2>Scores in dB, mean ± standard deviation over seeds</h2>" + html_table(*score_table(summary), texts=2),
-            "<h2>Training, side by side</h2>" + html_table(*training_table(summary), texts=1),
+            *(f"<h2>{html.escape(table.caption)}</h2>{as_html(table)}" for table in _tables(summary)),
             f"<h2>Loss</h2>{_inline(pictures['losses'])}",
             f"<h2>How it was done</h2>{bullets(_how(summary))}",
         ],

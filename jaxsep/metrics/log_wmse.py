@@ -18,7 +18,7 @@ _SCALE, _EPS, _FLOOR = -4.0, 1e-8, 1e-16
 def log_wmse(
     references: ArrayLike, estimates: ArrayLike, mixture: ArrayLike, *, sample_rate: int
 ) -> Float[np.ndarray, "*source"]:
-    """logWMSE of estimates (Nomono, log-wmse-audio-quality; torch-log-wmse), in no unit; higher is better.
+    """Scores estimates by logWMSE (Nomono, log-wmse-audio-quality; torch-log-wmse), in no unit; higher is better.
 
     With E the mean square behind the weighting filter, of each channel by itself:
 

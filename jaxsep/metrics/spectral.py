@@ -55,7 +55,7 @@ def spectral_distance(reference: Track, estimate: Track) -> float:
 
 
 def bleedless_and_fullness(reference: Track, estimate: Track, *, sample_rate: int) -> tuple[float, float]:
-    """msst's two scores of what an estimate has too much and too little of, each up to 100, which is best.
+    """Scores what an estimate has too much and too little of, as msst does; each score is 100 at best.
 
     Levels in dB of 512 mel bands, 80 dB below the loudest at least, are compared bin by bin: bleedless is
     100 / (1 + the mean of the differences above zero), fullness 100 / (1 - the mean of those below).
