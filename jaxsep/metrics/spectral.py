@@ -57,7 +57,7 @@ def spectral_distance(reference: Track, estimate: Track) -> float:
 def bleedless_and_fullness(reference: Track, estimate: Track, *, sample_rate: int) -> tuple[float, float]:
     """Scores what an estimate has too much and too little of, as msst does; each score is 100 at best.
 
-    Levels in dB of 512 mel bands, 80 dB below the loudest at least, are compared bin by bin: bleedless is
+    Levels in dB of 512 mel bands, none more than 80 dB below the loudest, are compared bin by bin: bleedless is
     100 / (1 + the mean of the differences above zero), fullness 100 / (1 - the mean of those below).
 
     Args:
