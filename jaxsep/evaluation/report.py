@@ -14,7 +14,7 @@ from typing import Any
 from jaxsep import unfinished
 from jaxsep.environment import processor, versions
 from jaxsep.errors import ConfigError, JaxsepError
-from jaxsep.evaluation.aggregates import Aggregate, TrackScore, aggregate, remarks, track_scores, warnings
+from jaxsep.evaluation.aggregates import ALL_STEMS, Aggregate, TrackScore, aggregate, remarks, track_scores, warnings
 from jaxsep.evaluation.systems import (
     Difference,
     GroupScore,
@@ -177,7 +177,10 @@ def markdown(report: Report) -> str:
     parts = [f"**{warning}**" for warning in report.data["warnings"]]
     parts += ["## Systems", COMPARISON, *_titled(comparison_tables(report.comparison))]
     if report.differences:
-        parts += ["## Paired differences", DIFFERENCES, *_titled(difference_tables(report.differences))]
+        # Of five systems and four stems there are ninety for each metric.
+        whole = [each for each in report.differences if each.stem == ALL_STEMS] or report.differences
+        parts += ["## Paired differences", f"{DIFFERENCES} Those of each stem are in differences.csv."]
+        parts += _titled(difference_tables(whole))
     if report.groups:
         parts += ["## Groups of tracks", *_titled(group_tables(report.groups))]
     parts += ["## All averages", EXPLANATION, as_markdown(aggregate_table(report.rows))]

@@ -78,7 +78,7 @@ def scorers(processes: int) -> Iterator[Scorers]:
 
 
 class _Worker:
-    """One process, started anew when something has ended it."""
+    """One process, started anew when something has ended it, unless it could not even begin."""
 
     def __init__(self) -> None:
         self._start()
@@ -89,14 +89,21 @@ class _Worker:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()
+        self._has_begun = False
         theirs.close()
 
     def score(self, job: ScoringJob) -> JaxsepError | None:
         try:
+            if not self._has_begun:
+                self._has_begun = self._pipe.recv()
             self._pipe.send(job)
             return self._pipe.recv()
         except (EOFError, OSError):
             self.close()
+            if not self._has_begun:
+                return AudioError(
+                    f"The track '{job.track.name}' cannot be scored: no process for it begins; use --jobs 1."
+                )
             self._start()
             return AudioError(
                 f"The process that scored the track '{job.track.name}' was ended from outside, perhaps for its "
@@ -109,10 +116,11 @@ class _Worker:
 
 
 def _serve(pipe: Connection) -> None:
-    """Scores what comes by the pipe until it is closed."""
+    """Says that it has begun, and scores what comes by the pipe until that is closed."""
     # Ctrl-C is for the process that started this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    pipe.send(True)
     while True:
         try:
             job = pipe.recv()

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import soundfile
 from evaluation.scored_tracks import RATE, noise, two_tracks, write, write_track
 
 from jaxsep.errors import AudioError, ConfigError
+from jaxsep.evaluation import scorers
 from jaxsep.evaluation.aggregates import ALL_STEMS, aggregate, remarks, track_scores, warnings
 from jaxsep.evaluation.evaluate import baseline, estimates_on_disk, evaluate
 from jaxsep.evaluation.scoring import Settings
@@ -365,6 +367,45 @@ def test_a_file_that_cannot_be_decoded_fails_its_track_and_no_other(tmp_path):
         assert str(failure).startswith("The track 'one' (est) cannot be scored: ")
         assert "cut short" in str(failure)
         assert not (tmp_path / f"out{jobs}/est/test/one.json").exists()
+
+
+def test_a_process_that_is_ended_from_outside_fails_its_track_and_no_other(tmp_path, monkeypatch):
+    made = two_tracks(tmp_path)
+    write_track(tmp_path, "three", *made["one"])
+    jobs = []
+    started = scorers.Scorers.submit
+
+    def submit(self, job):
+        if job.track.name == "one":
+            for worker in self._workers:
+                worker._has_begun = worker._pipe.recv()
+                worker._process.kill()
+                worker._process.join()
+        jobs.append(job.track.name)
+        return started(self, job)
+
+    monkeypatch.setattr(scorers.Scorers, "submit", submit)
+    records, failures = score(tmp_path, jobs=2)
+    # Both processes were ended, and each fails the track that it is given next.
+    assert jobs == ["one", "three", "two"] and list(records) == ["two"]
+    assert [str(failure).split("'")[1] for failure in failures] == ["one", "three"]
+    assert all("was ended from outside, perhaps for its memory" in str(failure) for failure in failures)
+    monkeypatch.undo()
+    records, failures = score(tmp_path, jobs=2)
+    assert not failures and len(records) == 3
+
+
+def test_processes_that_do_not_begin_are_told_once_for_each_track_and_not_started_again(tmp_path, monkeypatch):
+    two_tracks(tmp_path)
+    # What a program from standard input has for its main file, which the processes cannot read.
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "<stdin>"), raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
+    begun = []
+    start = scorers._Worker._start
+    monkeypatch.setattr(scorers._Worker, "_start", lambda self: (begun.append(self), start(self)))
+    records, failures = score(tmp_path, jobs=2)
+    assert not records and len(begun) == 2
+    assert str(failures[0]) == "The track 'one' cannot be scored: no process for it begins; use --jobs 1."
 
 
 def test_what_does_not_fit_is_refused_before_any_work(tmp_path):
