@@ -41,7 +41,7 @@ def box_plot(groups: Groups, unit: str = "dB") -> str:
         start = x
         for name, box in boxes:
             if len(box):
-                drawn += _box(x + _BOX_WIDTH / 2, box, colour_of[name], y)
+                drawn += _box(x + _BOX_WIDTH / 2, box, colour_of[name], y, (low, high))
                 drawn += _beyond(x + _BOX_WIDTH / 2, box, colour_of[name], low, high)
             x += _BOX_WIDTH
         room = _LETTER * len(label)
@@ -93,7 +93,9 @@ def _range(boxes: Sequence[Sequence[float]]) -> tuple[float, float]:
     return min(near), max(near)
 
 
-def _box(x: float, values: Sequence[float], colour: str, y: Callable[[float], float]) -> list[str]:
+def _box(
+    x: float, values: Sequence[float], colour: str, y: Callable[[float], float], ends: tuple[float, float]
+) -> list[str]:
     bottom, low, median, high, top = five_numbers(values)
     half = _BOX_WIDTH * 0.36
     return [
@@ -105,7 +107,7 @@ def _box(x: float, values: Sequence[float], colour: str, y: Callable[[float], fl
         *(
             f'<circle cx="{x:.1f}" cy="{y(value):.1f}" r="2.5" fill="{colour}"/>'
             for value in values
-            if not bottom <= value <= top
+            if not bottom <= value <= top and ends[0] <= value <= ends[1]
         ),
     ]
 
