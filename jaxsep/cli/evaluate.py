@@ -1,7 +1,6 @@
 """`jaxsep evaluate`: options, what is refused before any work, one run, and the table of its scores."""
 
 import sys
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -281,8 +280,9 @@ def _split_name(option: str, value: str) -> tuple[str | None, str]:
 
 
 def _names(option: str, value: str) -> tuple[str, ...]:
-    # As stems of files are called.
-    names = tuple(unicodedata.normalize("NFC", name.strip()) for name in value.split(","))
+    from jaxsep.evaluation.tracks import as_one_text
+
+    names = tuple(as_one_text(name.strip()) for name in value.split(","))
     if not all(names) or len(set(names)) != len(names):
         raise ConfigError(f"{option} is '{value}'; give one or more different names, separated by commas.")
     return names

@@ -213,12 +213,16 @@ def _aggregated(group: Sequence[TrackScore], counting: frozenset[str], known: se
 def _notes(silent: Sequence[TrackScore], counted: int, known: int) -> list[str]:
     notes = []
     if scored := sum(math.isfinite(score.frames_median) for score in silent):
-        notes.append(f"silent on {scored} tracks, which count")
+        notes.append(f"silent on {_tracks(scored)}, which count")
     if undefined := len(silent) - scored:
-        notes.append(f"not defined on {undefined} tracks, where the estimate is silent")
+        notes.append(f"not defined on {_tracks(undefined)}, where the estimate is silent")
     if counted < known:
-        notes.append(f"over the {counted} of {known} tracks that all systems have a score for")
+        notes.append(f"over the {counted} of {_tracks(known)} that all systems have a score for")
     return notes
+
+
+def _tracks(count: int) -> str:
+    return f"{count} track{'s' * (count != 1)}"
 
 
 def _score(own: Mapping[str, Any], stem: str, metric: str, values: Sequence[float]) -> TrackScore:

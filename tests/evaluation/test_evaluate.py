@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxsep.errors import AudioError, ConfigError
 from jaxsep.evaluation import scorers
 from jaxsep.evaluation.aggregates import ALL_STEMS, aggregate, remarks, track_scores, warnings
 from jaxsep.evaluation.evaluate import baseline, estimates_on_disk, evaluate
-from jaxsep.evaluation.scoring import Settings
+from jaxsep.evaluation.scoring import ALL_METRICS, Metric, Settings
 from jaxsep.evaluation.tracks import find_folders, find_musdb
 from jaxsep.metrics.museval_wrapper import museval_scores
 from jaxsep.metrics.sdr import global_sdr, si_sdr
@@ -212,14 +213,14 @@ def test_a_system_does_not_gain_by_giving_out_silence(tmp_path):
         scores = [score for score in track_scores(records) if (score.system, score.metric) == ("quitter", metric)]
         (hard,) = [score for score in scores if (score.track, score.stem) == ("hard", "bass")]
         assert hard.frames_median == pytest.approx(0.0, abs=1e-4)
-        assert (row.tracks, row.silent_estimates, row.note) == (2, 1, "silent on 1 tracks, which count")
+        assert (row.tracks, row.silent_estimates, row.note) == (2, 1, "silent on 1 track, which count")
         # 0 dB is what silence is worth, and no more than that.
         assert row.mean_of_medians < rows["quitter", metric, "drums"].mean_of_medians + 10
     for metric in ("SIR", "SAR", "museval SIR", "SI-SDR", "SI-SIR"):
         ours, theirs = (rows[system, metric, "bass"] for system in ("quitter", "est"))
         assert (ours.tracks, theirs.tracks) == (1, 1)  # the easy one
         assert ours.mean_of_medians == theirs.mean_of_medians
-        assert ours.note.startswith("not defined on 1 tracks, where the estimate is silent")
+        assert ours.note.startswith("not defined on 1 track, where the estimate is silent")
         assert theirs.note == "over the 1 of 2 tracks that all systems have a score for"
     # The other stems are scored with the same source set as ever.
     for metric in ("SDR", "SIR", "SAR", "museval SIR", "SI-SDR"):
@@ -298,6 +299,12 @@ def test_names_find_each_other_in_both_forms_of_unicode(tmp_path):
     assert records[composed]["jaxsep"]["whole_track"]["sdr"]["m\u00e9lodie"] == pytest.approx(6.02, abs=0.01)
     records, failures = score(tmp_path, "again", ("vocals", "m\u00e9lodie"))
     assert not failures and len(records) == 1
+
+
+def test_settings_take_all_metrics_that_there_are():
+    assert typing.get_args(Metric) == ALL_METRICS
+    with pytest.raises(ConfigError, match="metrics"):
+        Settings.parse({"metrics": ("sisdr",), "stems": ("a",)}, where="the test")
 
 
 def test_a_track_of_silence_has_no_score_and_is_no_crash(tmp_path):
