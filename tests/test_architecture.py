@@ -156,7 +156,9 @@ def questions(tree):
             held = last_name(node.args[0]) or ""
             if held.endswith(("config", "domain", "cutting", "procedure", "spec")):
                 yield ast.unparse(node)
-        elif isinstance(node, ast.Subscript) or (isinstance(node, ast.Call) and last_name(node.func) == "get"):
+        elif isinstance(node, ast.Subscript) or (
+            isinstance(node, ast.Call) and last_name(node.func) == "get" and node.args
+        ):
             table, key = (node.value, node.slice) if isinstance(node, ast.Subscript) else (node.func, node.args[0])
             table = table.value if isinstance(node, ast.Call) and isinstance(table, ast.Attribute) else table
             by_family = last_name(key) == "family" and isinstance(key, ast.Attribute)

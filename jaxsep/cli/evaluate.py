@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jaxsep.evaluation.evaluate import System
+    from jaxsep.evaluation.report import Report
     from jaxsep.evaluation.scoring import ScoringJob
+    from jaxsep.evaluation.tracks import TrueTrack
     from jaxsep.separation.options import SeparationOptions
 
 SOME_TRACK_FAILED = 1
@@ -36,11 +38,12 @@ _WHAT, _DATA, _HOW, _RUN = "What is evaluated", "On what", "How it is scored", "
 
 def evaluate(
     model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "-m",
             "--model",
-            help="Separate with this: a name from `jaxsep models`, a checkpoint, or a training run.",
+            metavar="[NAME=]MODEL",
+            help="Separate with this: a name from `jaxsep models`, a checkpoint, or a training run. May be repeated.",
             show_default="spleeter-2stems, where neither --estimates nor --baselines is given",
             rich_help_panel=_WHAT,
         ),
@@ -54,9 +57,11 @@ def evaluate(
     wiener_iterations: WienerIterationsOption = None,
     precision: PrecisionOption = Precision.float32,
     estimates: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            metavar="DIR", help="Stems on disk: TRACK/STEM.wav, or test/TRACK/STEM.wav.", rich_help_panel=_WHAT
+            metavar="[NAME=]DIR",
+            help="Stems on disk: TRACK/STEM.wav, or test/TRACK/STEM.wav. May be repeated.",
+            rich_help_panel=_WHAT,
         ),
     ] = None,
     baselines: Annotated[
@@ -83,7 +88,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="bss-eval (v4), museval (the same by museval itself), sdr (whole track, as in MDX), si-sdr.",
+            help="bss-eval (v4), museval (the same by museval itself), sdr (whole track, as in MDX), si-sdr, si-sir, "
+            "si-sar, log-wmse, spectral-distance (multi-resolution STFT), bleedless, fullness.",
             rich_help_panel=_HOW,
         ),
     ] = "bss-eval,sdr,si-sdr",
@@ -100,6 +106,26 @@ def evaluate(
     hop: Annotated[
         float, typer.Option(metavar="SECONDS", help="From one frame to the next.", rich_help_panel=_HOW)
     ] = 1.0,
+    join: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Show scores that another tool made too: columns system, track, stem, and one for each metric.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    lower_is_better: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Metrics of --join of which less is better.", rich_help_panel=_HOW),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Show groups of tracks too: a column track, and others to group by, such as genre.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Where records and reports go.", rich_help_panel=_RUN)
     ] = Path("evaluation"),
@@ -113,10 +139,11 @@ def evaluate(
     device: Annotated[DeviceKind, typer.Option(help="Where a model runs.", rich_help_panel=_RUN)] = DeviceKind.auto,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.", rich_help_panel=_RUN)] = False,
 ) -> int:
-    """Score a model, or stems on disk, against true sources.
+    """Score models, and stems on disk, against true sources.
 
-    Writes a record for each track, which museval's tools read too, and scores.json, summary.csv, tracks.csv, summary.md
-    and report.html. A run that was interrupted goes on where it stopped when it is started again.
+    Writes a record for each track, which museval's tools read too, and reports: all scores and averages, systems beside
+    each other and their paired differences, as JSON, CSV, Markdown, LaTeX and HTML. Systems are shown in the order of
+    --model, --estimates and --baselines. A run that was interrupted goes on where it stopped when it is started again.
     """
     if (musdb is None) == (tracks is None):
         raise ConfigError("Give the true sources by one of --musdb ROOT and --tracks DIR.")
@@ -130,19 +157,22 @@ def evaluate(
         wiener_iterations=wiener_iterations,
         precision=precision,
     )
-    if estimates is not None and (model is not None or options.changed):
+    if estimates and not model and options.changed:
         raise ConfigError(
-            "--estimates are scored as they are, and go neither with --model nor with options of how it separates."
+            "--estimates are scored as they are: options of how a model separates go with --model, which is not given."
         )
+    if lower_is_better is not None and join is None:
+        raise ConfigError("--lower-is-better names metrics of --join, which is not given.")
     if musdb is None and (hq or subset != "test"):
         raise ConfigError("--hq and --subset are of MUSDB18, and go with --musdb.")
     if subset not in ("test", "train"):
         raise ConfigError(f"--subset is '{subset}'; give test or train.")
     if output.exists() and not output.is_dir():
         raise ConfigError(f"'{output}' is not a directory; name one with --output.")
-    from jaxsep.evaluation.evaluate import baseline, estimates_on_disk
+    from jaxsep.evaluation.evaluate import baseline
     from jaxsep.evaluation.evaluate import evaluate as run
-    from jaxsep.evaluation.report import aggregate, as_table, check_replaceable, track_scores, write_reports
+    from jaxsep.evaluation.joined import read_groups, read_scores
+    from jaxsep.evaluation.report import check_replaceable, make_report, write_reports
     from jaxsep.evaluation.scoring import ALL_METRICS, Settings
     from jaxsep.evaluation.tracks import find_folders, find_musdb
 
@@ -157,13 +187,12 @@ def evaluate(
     else:
         assert tracks is not None
         songs = find_folders(tracks)
-    systems: list[System] = []
-    if estimates is not None:
-        system, wanted = estimates_on_disk(estimates, songs, subset if musdb is not None else None, wanted)
-        systems.append(system)
-    elif model is not None or options.changed or not others:
-        system, wanted = _model_system(model or "spleeter-2stems", options, device, wanted, quiet)
-        systems.append(system)
+    models = list(model or ())
+    if not models and not estimates and (options.changed or not others):
+        models = ["spleeter-2stems"]
+    systems, wanted = _systems(
+        models, list(estimates or ()), options, device, wanted, songs, subset if musdb is not None else None, quiet
+    )
     source_set = tuple(songs[0].parts) if wanted is None else wanted
     for song in songs:
         song.sources(source_set)
@@ -172,6 +201,13 @@ def evaluate(
     )
     if not overwrite:
         check_replaceable(output)
+    names = [system.name for system in (*systems, *others)]
+    song_names = [song.name for song in songs]
+    joined = [] if join is None else read_scores(join, names, song_names, source_set)
+    lower = frozenset(_names("--lower-is-better", lower_is_better)) if lower_is_better is not None else frozenset()
+    if unknown := lower - {score.metric for score in joined}:
+        raise ConfigError(f"--lower-is-better names '{min(unknown)}', which is no metric of '{join}'.")
+    by_group = None if groups is None else read_groups(groups, song_names)
     show = _Progress(quiet)
     try:
         records, failures = run(
@@ -180,25 +216,85 @@ def evaluate(
     finally:
         show.end()
     if records:
-        files = write_reports(records, output)
+        report = make_report(records, joined=joined, groups=by_group, lower_is_better=lower)
+        files = write_reports(report, output)
         if not quiet:
-            from rich.console import Console
-
-            width = None if sys.stdout.isatty() else 10_000
-            Console(highlight=False, width=width).print(as_table(aggregate(track_scores(records))))
-            print(f"\nIn dB; frames first, then tracks. Records and reports are in {output}, such as {files[-1]}")
+            _print(report, output, files[-1])
     return SOME_TRACK_FAILED if failures else 0
 
 
+def _print(report: "Report", output: Path, page: Path) -> None:
+    """Prints the averages of one system, or several systems beside each other, and what has to be known of them."""
+    from rich.console import Console
+
+    from jaxsep.evaluation.tables import aggregate_table, as_rich, comparison_tables
+
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 10_000)
+    if len(report.data["systems"]) == 1:
+        console.print(as_rich(aggregate_table(report.rows)))
+    else:
+        for table in comparison_tables(report.comparison):
+            console.print(f"{table.caption}\n", as_rich(table), "", sep="")
+    for warning in report.data["warnings"]:
+        print(f"\n{warning}")
+    print(f"\nRatios are in dB; frames first, then tracks. Records and reports are in {output}, such as {page}")
+
+
+def _systems(
+    models: "Sequence[str]",
+    estimates: "Sequence[str]",
+    options: "SeparationOptions",
+    device: DeviceKind,
+    stems: "tuple[str, ...] | None",
+    songs: "Sequence[TrueTrack]",
+    subset: str | None,
+    quiet: bool,
+) -> "tuple[list[System], tuple[str, ...] | None]":
+    """Returns models and stems on disk as systems, with the source set that all of them have."""
+    from jaxsep.evaluation.evaluate import estimates_on_disk
+
+    found: list[tuple[System, tuple[str, ...]]] = []
+    for value in models:
+        name, model = _split_name("--model", value)
+        found.append(_model_system(model, options, device, stems, quiet, name))
+    for value in estimates:
+        name, folder = _split_name("--estimates", value)
+        found.append(estimates_on_disk(Path(folder), songs, subset, stems, name=name))
+    for system, own in found[1:]:
+        if set(own) != set(found[0][1]):
+            raise ConfigError(
+                f"'{found[0][0].name}' has the stems {', '.join(found[0][1])} and '{system.name}' {', '.join(own)}; "
+                "name those to compare with --stems."
+            )
+    return [system for system, _ in found], found[0][1] if found else stems
+
+
+def _split_name(option: str, value: str) -> tuple[str | None, str]:
+    """Returns the name of NAME=WHAT, or None, and what it names; a path that has an equals sign is a path."""
+    name, equals, rest = value.partition("=")
+    if not equals or Path(value).exists():
+        return None, value
+    if not rest or name != name.strip(". ") or not name or {"/", "\\"} & set(name):
+        raise ConfigError(f"{option} is '{value}'; give NAME=, a name that can be a folder's, and what it names.")
+    return name, str(Path(rest).expanduser()) if rest.startswith("~") else rest
+
+
 def _names(option: str, value: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in value.split(","))
+    from jaxsep.evaluation.tracks import as_one_text
+
+    names = tuple(as_one_text(name.strip()) for name in value.split(","))
     if not all(names) or len(set(names)) != len(names):
         raise ConfigError(f"{option} is '{value}'; give one or more different names, separated by commas.")
     return names
 
 
 def _model_system(
-    model: str, options: "SeparationOptions", device: DeviceKind, stems: "Sequence[str] | None", quiet: bool
+    model: str,
+    options: "SeparationOptions",
+    device: DeviceKind,
+    stems: "Sequence[str] | None",
+    quiet: bool,
+    name: str | None,
 ) -> "tuple[System, tuple[str, ...]]":
     weights = find_model(model, quiet=quiet)
     jax_device = choose_device(device)
@@ -208,7 +304,7 @@ def _model_system(
 
     # A run that is still going on may have another best checkpoint by now.
     chosen = weights if is_saved_state(weights) else model
-    return model_system(chosen, options=options, stems=stems, device=jax_device)
+    return model_system(chosen, options=options, stems=stems, device=jax_device, name=name)
 
 
 class _Progress:

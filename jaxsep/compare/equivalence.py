@@ -4,14 +4,16 @@ Numbers in, numbers out. What is paired, and why, is said in study.py.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-# Signs are enumerated up to so many pairs, and drawn beyond.
-_ENUMERATED, _DRAWN = 16, 100_000
+from jaxsep.evaluation.paired import sign_flip
+
+# Equivalence is shown where each of two one-sided tests has a p below this, and thus where the whole interval of twice
+# as much beside it, of 95 %, lies within the margin.
+LEVEL_P = 0.025
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Equivalence:
         low: Lower end of the 95 % interval of the mean (Student's t).
         high: Its upper end.
         margin: What counts as no difference.
-        inside: Whether the whole interval lies within the margin: the claim of equivalence holds.
+        inside: Whether `tost_p` is below 0.025, thus whether the whole interval lies within the margin: the claim of
+            equivalence holds.
         tost_p: Of two one-sided t tests that the mean is outside the margin (Schuirmann, 1987): the larger of both.
         sign_flip_p: Of the two-sided test that signs are exchangeable, thus that there is no difference at all.
         sign_flip_smallest_p: The least that this test can give with so many pairs.
@@ -63,27 +66,12 @@ def equivalence(differences: Sequence[float], margin: float) -> Equivalence:
     if count > 1:
         deviation = float(values.std(ddof=1))
         error = deviation / math.sqrt(count)
-        reach = float(stats.t.ppf(0.975, count - 1)) * error
+        reach = float(stats.t.ppf(1 - LEVEL_P, count - 1)) * error
         low, high = mean - reach, mean + reach
         if error:
             below, above = ((mean + margin) / error, (margin - mean) / error)
             tost_p = float(stats.t.sf(min(below, above), count - 1))
         else:
             tost_p = 0.0 if abs(mean) < margin else 1.0
-    flipped, smallest = _sign_flip(values)
-    return Equivalence(
-        count, mean, deviation, low, high, margin, -margin < low and high < margin, tost_p, flipped, smallest
-    )
-
-
-def _sign_flip(values: np.ndarray) -> tuple[float, float]:
-    """The share of all assignments of signs whose sum is as far from zero; the one that was found is among them."""
-    if len(values) <= _ENUMERATED:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(values))))
-    else:
-        signs = np.random.default_rng(0).choice((1.0, -1.0), (_DRAWN, len(values)))
-        signs[0] = 1.0
-    sums = np.abs(signs @ values)
-    # Sums of other signs that are equal but for rounding count.
-    share = float(np.mean(sums >= np.abs(values.sum()) * (1 - 1e-12)))
-    return share, 2 / len(signs) if len(values) <= _ENUMERATED else 1 / len(signs)
+    flipped, smallest = sign_flip(values)
+    return Equivalence(count, mean, deviation, low, high, margin, tost_p < LEVEL_P, tost_p, flipped, smallest)

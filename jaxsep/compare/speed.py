@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsep.compare import speed_leg
+from jaxsep.compare import load, speed_leg
 from jaxsep.compare.frameworks import processors
 from jaxsep.compare.legs import PACKAGES, run_leg
 from jaxsep.compare.reports import circumstances
@@ -25,6 +25,11 @@ RULES = (
     "'first call' is the first one after compilation; what torch.compile and tf.function compile, they compile in it. "
     "It and the warm-up calls after it are not in the steady numbers.",
     "A training step is mean absolute error on the network's output, its gradient and Adam; dropout acts.",
+    "A call or step is the network's: transforms between waveforms and the magnitudes that a network sees are not in "
+    "it, and none of the tables' calls and steps a second includes them.",
+    "'between rounds' is how far the medians of the rounds lie apart, as a part of the one in the middle. The load "
+    "average of the machine is taken before the first leg and after each. Above 0.5 beside the threads of the "
+    "comparison, or where p95 is over twice p50, times are not to be quoted.",
     "Times are medians over rounds, p50 and p95 those of all counted calls of all rounds, memory is the largest peak.",
     "Peak memory is the whole process's. Every process holds JAX too, which reads the weights: 'after import' is what "
     "the framework alone had taken.",
@@ -62,6 +67,7 @@ def measure_speed(
         What was measured, ready for JSON. A leg that was not run says why under 'not_run'.
     """
     threads = processors() if threads is None else threads
+    before, during = load.load_average(), []
     results: dict[tuple[str, str], list[dict[str, Any]]] = {}
     reasons: dict[tuple[str, str], str] = {}
     for turn in range(rounds):
@@ -82,6 +88,7 @@ def measure_speed(
                     repeats=repeats,
                 )
                 measured = run_leg(speed_leg.__name__, leg, framework=framework, threads=threads)
+                during.append(load.load_average())
                 if "refused" in measured:
                     reasons[key] = measured["refused"]
                 else:
@@ -92,8 +99,19 @@ def measure_speed(
             key = (task, framework)
             row: dict[str, Any] = {"framework": framework, "task": task}
             rows.append(row | ({"not_run": reasons[key]} if key in reasons else _summary(results[key], batch_size)))
+    steady = [
+        {"framework": f"{row['framework']}, {row['task']}", "p50": row["p50_seconds"], "p95": row["p95_seconds"]}
+        for row in rows
+        if "not_run" not in row
+    ]
+    most = load.largest(during)
     return {
         **circumstances(),
+        "load_average": {
+            "before": before,
+            "during": most,
+            "busy": load.why_busy(before, most, threads, steady),
+        },
         "model": model if member is None else f"{model}, member {member}",
         "batch_size": batch_size,
         "dtype": "float32",
@@ -111,6 +129,7 @@ def _summary(rounds: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
     p50, p95 = (float(np.percentile(calls, share)) for share in (50, 95))
     single = ("import_seconds", "build_seconds", "compile_seconds", "first_call_seconds")
     devices = [each["peak_device_memory_bytes"] for each in rounds if each["peak_device_memory_bytes"] is not None]
+    medians = [statistics.median(each["call_seconds"]) for each in rounds]
     return {
         "version": rounds[0]["version"],
         **{name: statistics.median(each[name] for each in rounds) for name in single},
@@ -122,7 +141,8 @@ def _summary(rounds: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
         "memory_after_import_bytes": max(each["memory_after_import_bytes"] for each in rounds),
         "peak_memory_bytes": max(each["peak_memory_bytes"] for each in rounds),
         "peak_device_memory_bytes": max(devices) if devices else None,
-        "round_medians_seconds": [statistics.median(each["call_seconds"]) for each in rounds],
+        "round_medians_seconds": medians,
+        "between_rounds": load.spread(medians),
     }
 
 
@@ -133,6 +153,8 @@ def to_markdown(report: dict[str, Any]) -> str:
         "",
         f"{report['date']}, {report['processor']}, {report['threads']} threads, batch {report['batch_size']}, "
         f"{report['dtype']}; {report['rounds']} rounds of {report['repeats']} calls.",
+        "",
+        load.in_words(report["load_average"]),
     ]
     for task in dict.fromkeys(row["task"] for row in report["rows"]):
         what = "calls" if task == "inference" else "steps"
@@ -140,17 +162,17 @@ def to_markdown(report: dict[str, Any]) -> str:
             "",
             f"## {task.capitalize()}",
             "",
-            f"| framework | import s | build s | compile s | first call s | p50 s | p95 s | {what} / s | audio s / s | "
-            "after import MB | peak MB |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            "| framework | import s | build s | compile s | first call s | p50 s | p95 s | between rounds | "
+            f"{what} / s, without transforms | audio s / s | after import MB | peak MB |",
+            "|---" * 12 + "|",
         ]
         for row in (row for row in report["rows"] if row["task"] == task):
             if "not_run" in row:
-                lines.append(f"| {row['framework']} | not run: {row['not_run']} |" + " |" * 9)
+                lines.append(f"| {row['framework']} | not run: {row['not_run']} |" + " |" * 10)
                 continue
             cells = [f"{row[f'{name}_seconds']:.2f}" for name in ("import", "build", "compile", "first_call")]
-            cells += [f"{row['p50_seconds']:.3f}", f"{row['p95_seconds']:.3f}", f"{row['calls_per_second']:.2f}"]
-            cells += [f"{row['audio_seconds_per_second']:.0f}"]
+            cells += [f"{row['p50_seconds']:.3f}", f"{row['p95_seconds']:.3f}", f"{100 * row['between_rounds']:.0f} %"]
+            cells += [f"{row['calls_per_second']:.2f}", f"{row['audio_seconds_per_second']:.0f}"]
             cells += [f"{row[name] / 1e6:.0f}" for name in ("memory_after_import_bytes", "peak_memory_bytes")]
             lines.append(f"| {row['framework']} {row['version']} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "## Rules", "", *(f"- {rule}" for rule in report["rules"]), ""])

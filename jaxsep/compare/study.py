@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxsep import unfinished
-from jaxsep.compare import study_leg
+from jaxsep.compare import load, study_leg
 from jaxsep.compare.frameworks import processors
 from jaxsep.compare.legs import run_leg
 from jaxsep.compare.reports import circumstances
@@ -31,6 +31,11 @@ RULES = (
     "unless the config says so: each framework draws its own.",
     "One run at a time, each in a process of its own, the frameworks by turns; a step ends when loss and parameters "
     "are computed. Times are medians over all steps but the first of all runs, memory is the largest peak in training.",
+    "A step is the network's: magnitudes are computed before it, so that steps a second do not include transforms. The "
+    "load average of the machine is taken before the first run and after each. Above 0.5 beside the threads of the "
+    "study, or where p95 is over twice p50, times are not to be quoted.",
+    "Equivalence is shown where the 95 % interval of the mean difference lies within the margin, which is the same as "
+    "p < 0.025 of the two one-sided tests.",
     "Trained weights are converted to ours and scored by one and the same program; how far the framework's own network "
     "is from the converted one is told as 'network difference', max|a - b| / max|b| on one chunk of a test song.",
     "Scores are medians over frames of one second (BSS Eval v4), averaged over test songs.",
@@ -68,13 +73,14 @@ def run_study(
         tell("reading the songs")
         songs = prepare_songs(config, workdir / "songs")
         _check_lengths(config, songs)
+        before = load.load_average()
         runs = []
         for seed in range(config.seeds):
             initial = _initial(config, seed, workdir)
             # By turns, so that what changes in the course of a seed changes for none of them alone.
             turn = seed % len(config.frameworks)
             for framework in (*config.frameworks[turn:], *config.frameworks[:turn]):
-                runs.append(_run(config, framework, seed, initial, workdir, threads, tell))
+                runs.append(_run(config, framework, seed, initial, workdir, threads, before, tell))
         return runs, {
             **circumstances(("torch", "tensorflow", "tensorflow-cpu", "keras")),
             "threads": threads,
@@ -90,6 +96,7 @@ def _run(
     initial: Path,
     workdir: Path,
     threads: int,
+    load_before: float | None,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     name = f"{framework}-{seed}"
@@ -110,6 +117,8 @@ def _run(
     found = run_leg(study_leg.__name__, leg, framework=framework, threads=threads)
     if "refused" in found:
         return {"framework": framework, "seed": seed, **found}
+    # Kept with the run, since a study may be made in several goes.
+    found |= {"load_before": load_before, "load_during": load.load_average()}
     _write(result, found)
     return found
 

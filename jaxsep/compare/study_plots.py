@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxsep.evaluation.palette import colours
 from jaxsep.evaluation.plots import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Colour-blind safe (Okabe and Ito).
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 # Lines over each other are seen by their dashes.
 _DASHES = ("-", "--", ":", "-.", (0, (1, 3)))
 # The loss is averaged over so many stretches of the run.
@@ -37,7 +36,7 @@ def plot_losses(runs: Sequence[dict[str, Any]], frameworks: Sequence[str]) -> "F
         stretches = np.array_split(np.arange(losses.shape[1]), min(_STRETCHES, losses.shape[1]))
         steps = [part.mean() + 1 for part in stretches]
         smoothed = np.stack([losses[:, part].mean(axis=1) for part in stretches], axis=1)
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = colours(len(frameworks))[number]
         axis.fill_between(steps, smoothed.min(axis=0), smoothed.max(axis=0), color=colour, alpha=0.15, linewidth=0)
         dashes = _DASHES[number % len(_DASHES)]
         axis.plot(

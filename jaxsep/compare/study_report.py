@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from jaxsep import unfinished
-from jaxsep.compare.equivalence import equivalence
+from jaxsep.compare import load
+from jaxsep.compare.equivalence import LEVEL_P, equivalence
 from jaxsep.compare.study import RULES
 from jaxsep.compare.study_config import StudyConfig
 from jaxsep.compare.study_plots import plot_differences, plot_losses
-from jaxsep.evaluation.page import html_page, html_table
+from jaxsep.evaluation.page import html_page
 from jaxsep.evaluation.report import to_csv
+from jaxsep.evaluation.tables import Table, as_html, as_markdown
 from jaxsep.metrics.frame_scores import METRICS
 
 REPORTS = ("study.json", "study.md", "runs.csv", "losses.csv", "losses.png", "differences.png", "report.html")
@@ -50,6 +52,7 @@ def summarize(config: StudyConfig, runs: Sequence[dict[str, Any]], known: dict[s
         "config": config.model_dump(mode="json"),
         "rules": list(RULES),
         "unit": _unit(config, known),
+        "load_average": _load(made, rows, known["threads"]),
         "rows": rows,
         "comparisons": [_comparison(config, made, known, first, other) for other in config.frameworks[1:]],
         "same_batches": all(
@@ -83,12 +86,28 @@ def _row(config: StudyConfig, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "step_seconds_p50": float(np.percentile(steps, 50)),
         "step_seconds_p95": float(np.percentile(steps, 95)),
         "steps_per_second": float(1 / np.percentile(steps, 50)),
+        "between_runs": load.spread([_step_seconds(run) for run in runs]),
         "build_seconds": float(np.median([run["build_seconds"] for run in runs])),
         "compile_seconds": float(np.median([run["compile_seconds"] for run in runs])),
         "first_step_seconds": float(np.median([run["first_step_seconds"] for run in runs])),
         "peak_memory_bytes": max((run["peak_memory_bytes"] or 0) for run in runs) or None,
         "network_difference": max(run["network_difference"] for run in runs),
     }
+
+
+def _step_seconds(run: dict[str, Any]) -> float:
+    return float(np.median(run["step_seconds"] or [run["first_step_seconds"]]))
+
+
+def _load(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], threads: int) -> dict[str, Any]:
+    """The largest load of all goes in which the study was made; runs of earlier versions do not tell."""
+    before, during = (load.largest(run.get(f"load_{when}") for run in runs) for when in ("before", "during"))
+    steady = [
+        {"framework": row["framework"], "p50": row["step_seconds_p50"], "p95": row["step_seconds_p95"]}
+        for row in rows
+        if "step_seconds_p50" in row
+    ]
+    return {"before": before, "during": during, "busy": load.why_busy(before, during, threads, steady)}
 
 
 def _comparison(
@@ -157,20 +176,19 @@ def verdict(comparison: dict[str, Any]) -> str:
     shown = f"equivalent within {margin}" if comparison["inside"] else f"equivalence within {margin} is not shown"
     return (
         f"{name}: {what} differs by {comparison['mean']:+.3f} dB, 95 % interval [{comparison['low']:+.3f}, "
-        f"{comparison['high']:+.3f}] over {comparison['pairs']} pairs: {shown} (TOST p = {comparison['tost_p']:.2g}). "
+        f"{comparison['high']:+.3f}] over {comparison['pairs']} pairs: {shown} (two one-sided tests: "
+        f"p = {comparison['tost_p']:.2g}, {'below' if comparison['inside'] else 'not below'} {LEVEL_P}). "
         f"Sign-flip test of no difference at all: p = {comparison['sign_flip_p']:.3g}; the least it can give with so "
         f"many pairs is {comparison['sign_flip_smallest_p']:.2g}."
     )
 
-
-Table = tuple[list[str], list[list[str]]]
 
 # What a run that went wrong may not have.
 _FORMS = (("last_loss", ".5f"), ("network_difference", ".1e"))
 
 
 def score_table(summary: dict[str, Any]) -> Table:
-    """Returns headings and rows of the scores, the mixture's first; rows start with two texts."""
+    """Returns the table of scores, the mixture's first."""
     stems = summary["config"]["model"]["stems"]
     rows = [
         ["mixture", stem, "", *(_decibels(summary["mixture"][stem][metric]) for metric in METRICS)] for stem in stems
@@ -182,17 +200,28 @@ def score_table(summary: dict[str, Any]) -> Table:
         for stem in stems:
             cells = [_plus_minus(row["scores"][stem][metric]) for metric in METRICS]
             rows.append([f"{row['framework']} {row['version']}", stem, str(row["runs"]), *cells])
-    return ["framework", "stem", "runs", *(metric.upper() for metric in METRICS)], rows
+    headings = ["framework", "stem", "runs", *(metric.upper() for metric in METRICS)]
+    return Table("Scores in dB, mean ± standard deviation over seeds", headings, rows, 2)
 
 
 def training_table(summary: dict[str, Any]) -> Table:
-    """Returns headings and rows of times and memory; rows start with one text."""
-    headings = ["framework", "steps / s", "p50 ms", "p95 ms", "build s", "compile s", "first step s", "peak MB"]
+    """Returns the table of times and memory."""
+    headings = [
+        "framework",
+        "steps / s, without transforms",
+        "p50 ms",
+        "p95 ms",
+        "between runs",
+        "build s",
+        "compile s",
+        "first step s",
+        "peak MB",
+    ]
     headings += ["last loss", "network difference"]
     rows = []
     for row in summary["rows"]:
         if "scores" not in row:
-            rows.append([row["framework"], f"not run: {row['not_run']}", *[""] * 8])
+            rows.append([row["framework"], f"not run: {row['not_run']}", *[""] * 9])
             continue
         peak = "-" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e6:.0f}"
         rows.append(
@@ -201,12 +230,13 @@ def training_table(summary: dict[str, Any]) -> Table:
                 f"{row['steps_per_second']:.2f}",
                 f"{1e3 * row['step_seconds_p50']:.0f}",
                 f"{1e3 * row['step_seconds_p95']:.0f}",
+                f"{100 * row['between_runs']:.0f} %",
                 *(f"{row[f'{name}_seconds']:.2f}" for name in ("build", "compile", "first_step")),
                 peak,
                 *("-" if row[name] is None else f"{row[name]:{form}}" for name, form in _FORMS),
             ]
         )
-    return headings, rows
+    return Table("Training, side by side", headings, rows, 1)
 
 
 def _plus_minus(value: dict[str, float | None]) -> str:
@@ -250,12 +280,10 @@ def to_markdown(summary: dict[str, Any]) -> str:
     parts = [
         f"# {_title(summary)}",
         _introduction(summary),
+        load.in_words(summary["load_average"]),
         "## Is the quality the same?",
         "\n".join(f"- {finding}" for finding in _findings(summary)),
-        "## Scores in dB, mean ± standard deviation over seeds",
-        _markdown_table(score_table(summary), texts=2),
-        "## Training, side by side",
-        _markdown_table(training_table(summary), texts=1),
+        *(part for table in _tables(summary) for part in (f"## {table.caption}", as_markdown(table))),
         "![Loss](losses.png) ![Differences](differences.png)",
         "## How it was done",
         "\n".join(f"- {rule}" for rule in _how(summary)),
@@ -263,14 +291,12 @@ def to_markdown(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _tables(summary: dict[str, Any]) -> tuple[Table, Table]:
+    return score_table(summary), training_table(summary)
+
+
 def _title(summary: dict[str, Any]) -> str:
     return f"{summary['config']['model']['name']} in {len(summary['config']['frameworks'])} frameworks"
-
-
-def _markdown_table(table: Table, *, texts: int) -> str:
-    headings, rows = table
-    lines = [headings, ["---"] * texts + ["---:"] * (len(headings) - texts), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _page(summary: dict[str, Any], pictures: dict[str, str]) -> str:
@@ -281,9 +307,9 @@ def _page(summary: dict[str, Any], pictures: dict[str, str]) -> str:
         _title(summary),
         [
             f"<h1>{html.escape(_title(summary))}</h1><p>{html.escape(_introduction(summary))}</p>",
+            f"<p>{html.escape(load.in_words(summary['load_average']).replace('**', ''))}</p>",
             f"<h2>Is the quality the same?</h2>{bullets(_findings(summary))}{_inline(pictures['differences'])}",
-            "<h2>Scores in dB, mean ± standard deviation over seeds</h2>" + html_table(*score_table(summary), texts=2),
-            "<h2>Training, side by side</h2>" + html_table(*training_table(summary), texts=1),
+            *(f"<h2>{html.escape(table.caption)}</h2>{as_html(table)}" for table in _tables(summary)),
             f"<h2>Loss</h2>{_inline(pictures['losses'])}",
             f"<h2>How it was done</h2>{bullets(_how(summary))}",
         ],
@@ -336,7 +362,7 @@ def _run_rows(config: StudyConfig, runs: Sequence[dict[str, Any]]) -> list[dict[
             "song": song,
             "stem": stem,
             **{metric: _median(run["scores"][song][stem][metric]) for metric in METRICS},
-            "step_seconds_p50": float(np.median(run["step_seconds"] or [run["first_step_seconds"]])),
+            "step_seconds_p50": _step_seconds(run),
             "peak_memory_bytes": run["peak_memory_bytes"],
         }
         for run in runs

@@ -3,25 +3,21 @@
 One track is scored in scoring.py; tables and pages are made of the records in report.py.
 """
 
-import multiprocessing
 import os
 import shutil
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from jaxsep import unfinished
 from jaxsep.errors import AudioError, ConfigError, JaxsepError
-from jaxsep.evaluation.scoring import BASELINES, MUSEVAL, ScoringJob, Settings, read_record, score_track
-from jaxsep.evaluation.tracks import AudioStream, TrueTrack, describe, find_estimates
+from jaxsep.evaluation.scorers import scorers
+from jaxsep.evaluation.scoring import BASELINES, MUSEVAL, RECORD_FORMAT, ScoringJob, Settings, read_record, score_track
+from jaxsep.evaluation.tracks import AudioStream, TrueTrack, as_one_text, describe, find_estimates
 from jaxsep.metrics.museval_wrapper import require_museval
 
 # museval looks for records in the folder of this name, whatever the subset.
@@ -65,15 +61,21 @@ def baseline(name: str) -> System:
 
 
 def estimates_on_disk(
-    root: Path, tracks: Sequence[TrueTrack], subset: str | None, stems: Sequence[str] | None
+    root: Path,
+    tracks: Sequence[TrueTrack],
+    subset: str | None,
+    stems: Sequence[str] | None,
+    *,
+    name: str | None = None,
 ) -> tuple[System, tuple[str, ...]]:
     """Returns estimates as a system, with their source set: the stems asked for, or all that the first track has.
 
     Args:
-        root: The folder of the estimates; its name is the system's.
+        root: The folder of the estimates.
         tracks: That are evaluated.
         subset: Of the data set, or None.
         stems: Which ones; None for all that are there.
+        name: Of the system; None for that of the folder.
 
     Raises:
         ConfigError: A track or a stem is missing, or the source set holds something twice.
@@ -104,7 +106,7 @@ def estimates_on_disk(
                 )
         found[track.name] = files
     assert stems is not None
-    name = Path(os.path.abspath(root)).name or "estimates"
+    name = name or as_one_text(Path(os.path.abspath(root)).name) or "estimates"
     return System(name, found, None, {"estimates": os.path.abspath(root)}), tuple(stems)
 
 
@@ -140,7 +142,10 @@ def evaluate(
         ConfigError: There are records of other settings, names do not fit, or a track has no source for a stem.
     """
     if len({system.name for system in systems}) != len(systems):
-        raise ConfigError(f"Two systems are called {[system.name for system in systems]}; rename the folder of one.")
+        again = next(each.name for each in systems if [system.name for system in systems].count(each.name) > 1)
+        raise ConfigError(
+            f"Two systems are called '{again}'; give one another name, by --model NAME=MODEL or --estimates NAME=DIR."
+        )
     if twice := sorted({track.name for track in tracks if [each.name for each in tracks].count(track.name) > 1}):
         raise ConfigError(f"Two tracks are called '{twice[0]}'; rename one.")
     planned = [
@@ -170,8 +175,11 @@ def evaluate(
     others = sorted(folder for folder in output.iterdir() if folder.name not in names) if output.is_dir() else []
     beside = [folder / RECORDS / f"{track.name}.json" for folder in others for track in tracks]
     records = [record for record in map(read_record, [*done, *beside]) if record is not None]
-    wanted = settings.model_dump(mode="json")
-    return [record for record in records if record["jaxsep"]["settings"] == wanted], failures
+    wanted = (RECORD_FORMAT, settings.model_dump(mode="json"))
+    own = [record["jaxsep"] for record in records]
+    return [
+        record for record, each in zip(records, own, strict=True) if (each.get("format"), each["settings"]) == wanted
+    ], failures
 
 
 def _is_done(job: ScoringJob, overwrite: bool) -> bool:
@@ -195,7 +203,7 @@ def _is_done(job: ScoringJob, overwrite: bool) -> bool:
                 f"'{job.output}' was made with other settings ({'; '.join(differing)}); give another --output, or "
                 "--overwrite to score again."
             )
-    return record["jaxsep"]["inputs"] == inputs
+    return record["jaxsep"].get("format") == RECORD_FORMAT and record["jaxsep"]["inputs"] == inputs
 
 
 def _run(
@@ -225,62 +233,15 @@ def _run(
 
         def first() -> tuple[ScoringJob, JaxsepError | None]:
             number, job, outcome = running.popleft()
-            if isinstance(outcome, Future):
-                try:
-                    failure = outcome.result()
-                except BrokenProcessPool:
-                    failure = AudioError(
-                        f"The process that scored the track '{job.track.name}' was ended from outside, perhaps for its "
-                        "memory; use fewer --jobs, and start again to go on."
-                    )
-            else:
-                failure = outcome
+            failure = outcome.result() if isinstance(outcome, Future) else outcome
             shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
             return job, failure
 
-        with _pool(min(processes, len(pending))) as pool:
+        with scorers(min(processes, len(pending))) as scoring:
             for number, job in enumerate(pending):
                 job, failure = made(job, number)
-                try:
-                    running.append((number, job, failure or pool.submit(score_track, job)))
-                except BrokenProcessPool as error:
-                    running.append((number, job, AudioError(f"The track '{job.track.name}' was not scored: {error}")))
+                running.append((number, job, failure or scoring.submit(job)))
                 if len(running) > processes:
                     yield first()
             while running:
                 yield first()
-
-
-@contextmanager
-def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Starts processes that share the cores: each with as many threads as are left for it."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name in names:
-        os.environ.setdefault(name, str(max(1, cores // processes)))
-    try:
-        # Never forked: JAX has threads.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
-            yield pool
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, and leaves nothing unfinished."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        unfinished.changing_names.acquire()
-        unfinished.discard_all()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -26,7 +26,9 @@ Stems = Mapping[str, HostWaveform]
 
 
 def plot_waveforms(mixture: HostWaveform, estimates: Stems, truth: Stems, sample_rate: int, start: float) -> "Figure":
-    """Draws the mixture and each stem over time, the estimate over the truth where that is known.
+    """Draws the mixture and each stem over time, the outline of the estimate over the truth where that is known.
+
+    Each row has a scale of its own, which its music fills; single peaks far beyond the others are cut.
 
     Args:
         mixture: (time, channel), full scale at 1.
@@ -37,21 +39,22 @@ def plot_waveforms(mixture: HostWaveform, estimates: Stems, truth: Stems, sample
     """
     rows = ["mixture", *estimates]
     figure, axes = _figure(len(rows), 1, height=1.5)
-    top = max(float(np.abs(waveform).max()) for waveform in (mixture, *estimates.values(), *truth.values())) or 1.0
     for axis, name in zip(axes[:, 0], rows, strict=True):
         if name == "mixture":
-            _envelope(axis, mixture, sample_rate, start, _MIXTURE, "mixture")
+            tops = [_envelope(axis, mixture, sample_rate, start, _MIXTURE, "mixture")]
         else:
-            if name in truth:
-                _envelope(axis, truth[name], sample_rate, start, _TRUE, "true source")
-            _envelope(axis, estimates[name], sample_rate, start, _ESTIMATED, "estimate", alpha=0.65)
+            tops = [_envelope(axis, truth[name], sample_rate, start, _TRUE, "true source")] if name in truth else []
+            tops.append(
+                _envelope(axis, estimates[name], sample_rate, start, _ESTIMATED, "estimate", is_outline=name in truth)
+            )
+        top = max(tops) or 1.0
         axis.set_ylim(-1.05 * top, 1.05 * top)
         axis.set_ylabel(f"{name}\namplitude")
         axis.grid(alpha=0.25)
         axis.margins(x=0)
     axes[1 if len(rows) > 1 else 0, 0].legend(loc="upper right", fontsize="small", ncols=2)
     axes[-1, 0].set_xlabel("time in s")
-    axes[0, 0].set_title("Waveforms: largest and smallest sample of all channels, full scale at 1")
+    axes[0, 0].set_title("Waveforms: largest and smallest sample of all channels, each row on its own scale")
     return figure
 
 
@@ -75,7 +78,7 @@ def plot_spectrograms(
         image = _picture(axis, levels - top, mixture, sample_rate, start, title, cmap="magma", vmin=-RANGE_DB, vmax=0.0)
     for axis in set(axes.flat) - {axis for axis, _, _ in pictures}:
         axis.set_axis_off()
-    figure.colorbar(image, ax=axes, label="level in dB below the loudest point of all", shrink=0.8, pad=0.02)
+    figure.colorbar(image, ax=axes, label="level in dB, 0 at the loudest point of all", shrink=0.8, pad=0.02)
     _label_time(axes, pictures)
     return figure
 
@@ -195,14 +198,31 @@ def _figure(rows: int, columns: int, *, height: float) -> "tuple[Figure, np.ndar
 
 
 def _envelope(
-    axis: "Axes", waveform: HostWaveform, sample_rate: int, start: float, colour: str, label: str, alpha: float = 0.9
-) -> None:
-    """Fills between the smallest and the largest sample of each stretch as wide as a pixel."""
+    axis: "Axes",
+    waveform: HostWaveform,
+    sample_rate: int,
+    start: float,
+    colour: str,
+    label: str,
+    *,
+    is_outline: bool = False,
+) -> float:
+    """Draws the smallest and the largest sample of each stretch as wide as a pixel, filled between or as two lines.
+
+    Returns:
+        The height that shows it: the largest sample, or less where few stretches are much louder than all others.
+    """
     edges = np.unique(np.linspace(0, len(waveform), min(len(waveform), _LARGEST_WIDTH) + 1).astype(int))
     low = np.minimum.reduceat(waveform.min(axis=1), edges[:-1])
     high = np.maximum.reduceat(waveform.max(axis=1), edges[:-1])
     times = start + (edges[:-1] + edges[1:]) / 2 / sample_rate
-    axis.fill_between(times, low, high, color=colour, alpha=alpha, linewidth=0.3, label=label)
+    if is_outline:
+        axis.plot(times, high, color=colour, linewidth=0.8, label=label)
+        axis.plot(times, low, color=colour, linewidth=0.8)
+    else:
+        axis.fill_between(times, low, high, color=colour, alpha=0.45, linewidth=0.3, label=label)
+    peaks = np.maximum(high, -low)
+    return float(min(peaks.max(), 1.5 * np.percentile(peaks, 99)) or peaks.max())
 
 
 def _picture(

@@ -1,7 +1,4 @@
-"""What records say together: scores by track, their aggregates, and tables of them as JSON, CSV, Markdown and rich.
-
-The page of HTML is in page.py. Nothing is scored here.
-"""
+"""What records say together, as JSON, CSV, Markdown and LaTeX. The page of HTML is in page.py."""
 
 import csv
 import datetime
@@ -9,142 +6,122 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from jaxsep import unfinished
 from jaxsep.environment import processor, versions
 from jaxsep.errors import ConfigError, JaxsepError
+from jaxsep.evaluation.aggregates import ALL_STEMS, Aggregate, TrackScore, aggregate, remarks, track_scores, warnings
+from jaxsep.evaluation.systems import (
+    Difference,
+    GroupScore,
+    SystemScore,
+    differences,
+    group_scores,
+    system_scores,
+)
+from jaxsep.evaluation.tables import (
+    Table,
+    aggregate_table,
+    as_latex,
+    as_markdown,
+    comparison_tables,
+    difference_tables,
+    group_tables,
+)
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-# The row that is the mean over the stems of a track, as the MDX challenges rank.
-ALL_STEMS = "(mean of stems)"
-AGGREGATES = ("median_of_medians", "mean_of_medians", "median_of_means", "mean_of_means")
 EXPLANATION = (
     "Frames are aggregated first, then tracks: 'median of medians' is that of SiSEC18, the others may be decibels off. "
-    "Frames that are NaN or infinite and tracks without a score do not count. Metrics of whole tracks have one frame."
+    "Frames that are NaN or infinite do not count. Of each metric and stem, the tracks count for which all systems "
+    "have a score. Ratios are in dB; beyond 150 dB, where they are rounding, they count as 150. Log-WMSE, spectral "
+    "distance (0 is best), bleedless and fullness have no unit. Metrics of whole tracks have one frame."
 )
-REPORTS = ("scores.json", "summary.csv", "tracks.csv", "summary.md", "report.html")
-_BSS_NAMES = ("SDR", "ISR", "SIR", "SAR")
-_WHOLE_NAMES = {"sdr": "global SDR", "si-sdr": "SI-SDR"}
+COMPARISON = (
+    "Metrics by frame are compared by SiSEC's median over tracks of the median over frames, those of whole tracks by "
+    "the mean over tracks, as in the Music Demixing Challenges. The best system is bold, baselines aside. In brackets "
+    "is the mean improvement over the mixture, where the mixture was scored (--baselines mixture)."
+)
+DIFFERENCES = (
+    "The second system minus the first, track by track (medians over frames), over their common tracks: mean, its 95 % "
+    "interval (percentile bootstrap over tracks, 9,999 resamples), p of the Wilcoxon signed-rank test and of the "
+    "sign-flip test, and both corrected by Holm's method over all pairs and stems of a metric."
+)
+REPORTS = (
+    "scores.json",
+    "summary.csv",
+    "tracks.csv",
+    "systems.csv",
+    "differences.csv",
+    "groups.csv",
+    "summary.md",
+    "systems.tex",
+    "report.html",
+)
 
 
 @dataclass(frozen=True)
-class TrackScore:
-    """One metric of one stem of one track.
+class Report:
+    """All that reports show.
 
     Attributes:
-        system: What was evaluated.
-        track: The song.
-        stem: Of the source set, or `ALL_STEMS`.
-        metric: In words.
-        frames_median: In dB, NaN where there is no score.
-        frames_mean: As well.
+        data: What scores.json holds.
+        scores: By track.
+        rows: Their aggregates.
+        comparison: Systems beside each other.
+        differences: Paired differences of systems; none of one system.
+        groups: Systems beside each other over groups of tracks; none without groups.
     """
 
-    system: str
-    track: str
-    stem: str
-    metric: str
-    frames_median: float
-    frames_mean: float
+    data: dict[str, Any]
+    scores: list[TrackScore]
+    rows: list[Aggregate]
+    comparison: list[SystemScore]
+    differences: list[Difference]
+    groups: list[GroupScore]
 
 
-@dataclass(frozen=True)
-class Aggregate:
-    """One metric of one stem over all tracks, in dB.
+def make_report(
+    records: Sequence[dict[str, Any]],
+    *,
+    joined: Sequence[TrackScore] = (),
+    groups: Mapping[str, Mapping[str, str]] | None = None,
+    lower_is_better: frozenset[str] = frozenset(),
+) -> Report:
+    """Returns what records say together.
 
-    Attributes:
-        system: What was evaluated.
-        stem: Of the source set, or `ALL_STEMS`.
-        metric: In words.
-        tracks: How many have a score.
-        median_of_medians: Median over tracks of the median over frames.
-        mean_of_medians: Mean over tracks of the median over frames.
-        median_of_means: Median over tracks of the mean over frames.
-        mean_of_means: Mean over tracks of the mean over frames.
+    Args:
+        records: Of all tracks and systems, in the order in which systems are shown.
+        joined: Scores that another tool made.
+        groups: By column of the metadata, the group of each track.
+        lower_is_better: Metrics of other tools whose lower end is better.
     """
-
-    system: str
-    stem: str
-    metric: str
-    tracks: int
-    median_of_medians: float
-    mean_of_medians: float
-    median_of_means: float
-    mean_of_means: float
-
-
-def track_scores(records: Sequence[dict[str, Any]]) -> list[TrackScore]:
-    """Returns every score of every record, the mean over stems after those of the stems.
-
-    A track that lacks the score of a stem has no mean over stems.
-    """
-    found = []
-    for record in records:
-        own = record["jaxsep"]
-        system, track, stems = own["system"], own["track"], own["settings"]["stems"]
-        frames = {
-            f"{prefix}{metric}": {target["name"]: _values(target, metric) for target in targets}
-            for prefix, targets in (("", record["targets"]), ("museval ", own["museval_targets"]))
-            if targets
-            for metric in _BSS_NAMES
-        }
-        whole = {
-            _WHOLE_NAMES[key]: {stem: [value] for stem, value in values.items() if value is not None}
-            for key, values in own["whole_track"].items()
-        }
-        for metric, by_stem in (frames | whole).items():
-            rows = [(_over(np.median, by_stem.get(stem, [])), _over(np.mean, by_stem.get(stem, []))) for stem in stems]
-            if len(stems) > 1:
-                medians, means = zip(*rows, strict=True)
-                rows.append((sum(medians) / len(stems), sum(means) / len(stems)))
-            for stem, row in zip([*stems, ALL_STEMS], rows, strict=False):
-                found.append(TrackScore(system, track, stem, metric, *row))
-    return found
-
-
-def aggregate(scores: Sequence[TrackScore]) -> list[Aggregate]:
-    """Returns the aggregates over tracks, in the order in which systems, metrics and stems first occur."""
-    groups: dict[tuple[str, str, str], list[TrackScore]] = {}
-    for score in scores:
-        groups.setdefault((score.system, score.metric, score.stem), []).append(score)
-    rows = []
-    for (system, metric, stem), group in groups.items():
-        medians = [score.frames_median for score in group]
-        means = [score.frames_mean for score in group]
-        rows.append(
-            Aggregate(
-                system,
-                stem,
-                metric,
-                sum(map(math.isfinite, medians)),
-                _over(np.median, medians),
-                _over(np.mean, medians),
-                _over(np.median, means),
-                _over(np.mean, means),
-            )
-        )
-    return rows
-
-
-def remarks(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns what the records note: silent stems, lengths that differed, ill-conditioned equations."""
-    found = []
-    for record in records:
-        own = record["jaxsep"]
-        where = f"{own['system']}, {own['track']}"
-        found += [
-            f"{where}: '{stem}' is left out of BSS Eval: {why}." for stem, why in own["left_out_of_bss_eval"].items()
-        ]
-        found += [f"{where}: {note}" for note in own["notes"]]
-    return found
+    scores = [*track_scores(records), *joined]
+    rows = aggregate(scores)
+    provenance = {record["jaxsep"]["system"]: record["jaxsep"]["provenance"] for record in records}
+    baselines = [name for name, made in provenance.items() if "baseline" in made]
+    comparison = system_scores(scores, rows, baselines=baselines, lower_is_better=lower_is_better)
+    paired = differences(scores)
+    by_group = group_scores(scores, groups or {}, baselines=baselines, lower_is_better=lower_is_better)
+    settings = [record["jaxsep"]["settings"] for record in records[:1]]
+    data = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "processor": processor(),
+        "settings": settings[0] if settings else {},
+        "systems": provenance,
+        "aggregation": EXPLANATION,
+        "warnings": warnings(records),
+        "summary": [_for_json(asdict(row)) for row in rows],
+        "comparison": [_for_json(asdict(row)) for row in comparison],
+        "differences": [_for_json(_flat(row)) for row in paired],
+        "groups": [_for_json(_flat_group(row)) for row in by_group],
+        "tracks": [_for_json(asdict(score)) for score in scores],
+        "remarks": remarks(records),
+    }
+    return Report(data, scores, rows, comparison, paired, by_group)
 
 
 def check_replaceable(directory: Path) -> None:
@@ -157,104 +134,58 @@ def check_replaceable(directory: Path) -> None:
     if not taken:
         return
     try:
-        if json.loads((directory / REPORTS[0]).read_text(encoding="utf-8"))["aggregation"] == EXPLANATION:
+        if {"aggregation", "summary", "tracks"} <= json.loads((directory / REPORTS[0]).read_text("utf-8")).keys():
             return
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, AttributeError):
         pass
     raise ConfigError(f"'{taken[0]}' exists and is no report of jaxsep's; give another --output, or --overwrite.")
 
 
-def write_reports(records: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
-    """Writes scores.json, summary.csv, tracks.csv, summary.md and report.html; each has its name when it is complete.
+def write_reports(report: Report, directory: Path) -> list[Path]:
+    """Writes the report in all its forms; each file has its name when it is complete.
 
     Args:
-        records: Of all tracks and systems.
+        report: Of `make_report`.
         directory: Where they go.
 
     Returns:
-        The files.
+        The files, those of `REPORTS`; what there is nothing of is an empty file.
 
     Raises:
         JaxsepError: The disk does not take them.
     """
     from jaxsep.evaluation.page import make_page
 
-    scores = track_scores(records)
-    rows = aggregate(scores)
-    settings = [record["jaxsep"]["settings"] for record in records[:1]]
-    provenance = {record["jaxsep"]["system"]: record["jaxsep"]["provenance"] for record in records}
-    data = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "processor": processor(),
-        "settings": settings[0] if settings else {},
-        "systems": provenance,
-        "aggregation": EXPLANATION,
-        "summary": [_json_row(row) for row in rows],
-        "tracks": [_json_row(score) for score in scores],
-        "remarks": remarks(records),
-    }
     texts = (
-        json.dumps(data, indent=1, allow_nan=False) + "\n",
-        to_csv([asdict(row) for row in rows]),
-        to_csv([asdict(score) for score in scores]),
-        markdown(rows, remarks(records)),
-        make_page(data, scores, rows),
+        json.dumps(report.data, indent=1, allow_nan=False) + "\n",
+        to_csv([asdict(row) for row in report.rows]),
+        to_csv([asdict(score) for score in report.scores]),
+        to_csv([asdict(row) for row in report.comparison]),
+        to_csv([_flat(row) for row in report.differences]),
+        to_csv([_flat_group(row) for row in report.groups]),
+        markdown(report),
+        "\n".join(as_latex(table) for table in comparison_tables(report.comparison)),
+        make_page(report),
     )
     for name, text in zip(REPORTS, texts, strict=True):
         _write(directory / name, text)
     return [directory / name for name in REPORTS]
 
 
-def markdown(rows: Sequence[Aggregate], notes: Sequence[str] = ()) -> str:
-    """Returns a table of the aggregates, in dB, and what is to be known about them."""
-    headings = ("system", "metric", "stem", "tracks", *(name.replace("_", " ") for name in AGGREGATES))
-    lines = ["| " + " | ".join(headings) + " |", "|---|---|---|" + "---:|" * 5]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in rows]
-    return "\n".join([*lines, "", f"All in dB. {EXPLANATION}", *(f"\n- {note}" for note in notes)]) + "\n"
-
-
-def as_table(rows: Sequence[Aggregate]) -> "Table":
-    """Returns a table for the terminal."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("system", "metric", "stem"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("tracks", *(name.replace("_", " ") for name in AGGREGATES)):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*cells(row))
-    return table
-
-
-def cells(row: Aggregate) -> list[str]:
-    """Returns the cells of a row of a table."""
-    numbers = [decibels(getattr(row, name)) for name in AGGREGATES]
-    return [row.system, row.metric, row.stem, str(row.tracks), *numbers]
-
-
-def decibels(value: float) -> str:
-    """Returns a score with two decimals, a dash where there is none."""
-    return f"{value:.2f}" if math.isfinite(value) else "-"
-
-
-def _values(target: dict[str, Any], metric: str) -> list[float]:
-    return [frame["metrics"][metric] for frame in target["frames"]]
-
-
-def _over(function: Callable[[np.ndarray], Any], values: Sequence[float]) -> float:
-    """Over what is finite, as pandas does in museval; NaN where nothing is."""
-    finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
-    return float(function(finite)) if finite.size else math.nan
-
-
-def _json_row(row: TrackScore | Aggregate) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(row).items()
-    }
+def markdown(report: Report) -> str:
+    """Returns the report in Markdown: what has to be known first, systems beside each other, all averages."""
+    parts = [f"**{warning}**" for warning in report.data["warnings"]]
+    parts += ["## Systems", COMPARISON, *_titled(comparison_tables(report.comparison))]
+    if report.differences:
+        # Of five systems and four stems there are ninety for each metric.
+        whole = [each for each in report.differences if each.stem == ALL_STEMS] or report.differences
+        parts += ["## Paired differences", f"{DIFFERENCES} Those of each stem are in differences.csv."]
+        parts += _titled(difference_tables(whole))
+    if report.groups:
+        parts += ["## Groups of tracks", *_titled(group_tables(report.groups))]
+    parts += ["## All averages", EXPLANATION, as_markdown(aggregate_table(report.rows))]
+    parts += ["\n".join(f"- {note}" for note in report.data["remarks"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -265,6 +196,27 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()
+
+
+def _titled(tables: Sequence[Table]) -> list[str]:
+    return [text for table in tables for text in (f"### {table.caption}", as_markdown(table))]
+
+
+def _flat(difference: Difference) -> dict[str, Any]:
+    values = asdict(difference)
+    paired = values.pop("paired")
+    tail = {name: values.pop(name) for name in ("wilcoxon_holm", "sign_flip_holm")}
+    return values | paired | tail
+
+
+def _flat_group(group: GroupScore) -> dict[str, Any]:
+    return {"grouped_by": group.grouped_by, "group": group.group, **asdict(group.score)}
+
+
+def _for_json(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
 
 
 def _write(path: Path, text: str) -> None:

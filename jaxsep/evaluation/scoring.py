@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -27,14 +27,15 @@ from jaxsep.evaluation.baselines import (
     oracle_wiener_filter,
 )
 from jaxsep.evaluation.tracks import MIXTURE, AudioStream, TrueTrack, summed
-from jaxsep.metrics.bss_eval import bss_eval_streamed
+from jaxsep.evaluation.whole_track import NAMES, scores_of_sums, scores_of_waveforms
+from jaxsep.metrics.bss_eval import bss_eval, bss_eval_streamed
 from jaxsep.metrics.frame_scores import METRICS, BssEvalScores, are_silent
 from jaxsep.metrics.museval_wrapper import museval_scores
 from jaxsep.metrics.sdr import TrackSums
 from jaxsep.version import __version__
 
-BSS_EVAL, MUSEVAL, GLOBAL_SDR, SI_SDR = "bss-eval", "museval", "sdr", "si-sdr"
-ALL_METRICS = (BSS_EVAL, MUSEVAL, GLOBAL_SDR, SI_SDR)
+BSS_EVAL, MUSEVAL = "bss-eval", "museval"
+ALL_METRICS = (BSS_EVAL, MUSEVAL, *NAMES)
 
 # SiSEC 2018's oracles, with its transform.
 _ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -44,6 +45,8 @@ _ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "mwf": lambda mixture, sources: oracle_wiener_filter(mixture, sources, SISEC),
 }
 BASELINES = (MIXTURE, *_ORACLES)
+# Records of another format are made anew: 2 scores estimates that are silent throughout.
+RECORD_FORMAT = 2
 # Music in 16 bits has some 1e10, that of AAC 1e14 and more.
 _ILL_CONDITIONED = 1e12
 
@@ -51,17 +54,31 @@ _Blocks = Callable[[], Iterator[np.ndarray]]
 _Pair = tuple[Float[np.ndarray, "source time channel"], Float[np.ndarray, "source time channel"]]
 
 
+Metric = Literal[
+    "bss-eval",
+    "museval",
+    "sdr",
+    "si-sdr",
+    "si-sir",
+    "si-sar",
+    "log-wmse",
+    "spectral-distance",
+    "bleedless",
+    "fullness",
+]
+
+
 class Settings(Config):
     """What decides about the numbers, and is recorded with them.
 
     Attributes:
-        metrics: Which of 'bss-eval', 'museval', 'sdr' (over the whole track, as the MDX challenges) and 'si-sdr'.
+        metrics: Which of `ALL_METRICS`; 'sdr' is that of the MDX challenges, over the whole track.
         stems: The source set. ISR, SIR, SAR and the frames that silence takes out depend on all of it.
         window_seconds: Length of BSS Eval's frames.
         hop_seconds: From one frame's start to the next.
     """
 
-    metrics: tuple[Literal["bss-eval", "museval", "sdr", "si-sdr"], ...] = ("bss-eval", "sdr", "si-sdr")
+    metrics: tuple[Metric, ...] = ("bss-eval", "sdr", "si-sdr")
     stems: tuple[str, ...]
     window_seconds: float = pydantic.Field(default=1.0, gt=0, allow_inf_nan=False)
     hop_seconds: float = pydantic.Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -99,9 +116,10 @@ class ScoringJob:
 def score_track(job: ScoringJob) -> JaxsepError | None:
     """Scores a track and writes its record, under its name only when it is complete.
 
-    **Silence.** A stem whose reference is silent throughout has no score. One whose estimate is has no SI-SDR, and its
-    global SDR is 0 dB by definition. Either is left out of BSS Eval's source set on this track, which museval would
-    refuse; the others are scored as museval scores them without it. The record says so.
+    **Silence.** A stem whose reference is silent throughout has no score, whatever the system, and is not in the source
+    set of this track, which museval would refuse. One whose estimate is silent throughout keeps its SDR and ISR, which
+    need no filters (0 dB for zeros), and its reference keeps its place among the sources of the others; SIR, SAR and
+    SI-SDR are not defined for it. The record says so.
 
     **Lengths.** As in museval, estimates are cut or filled with silence to the length of the references; the record
     says so.
@@ -134,12 +152,10 @@ def _score(job: ScoringJob) -> dict[str, Any]:
     estimates = _estimates(job, references)
     stems = settings.stems
     notes: list[str] = []
-    sums, silent_true, silent_estimated = _measure(references, estimates, stems, notes)
-    left_out = {stem: "its true source is silent" for stem, silent in zip(stems, silent_true, strict=True) if silent}
-    for stem, silent in zip(stems, silent_estimated, strict=True):
-        if silent and stem not in left_out:
-            left_out[stem] = "its estimate is silent"
-    scored = [index for index, stem in enumerate(stems) if stem not in left_out]
+    sums, silent_true, silent_estimated, length = _measure(references, estimates, stems, notes)
+    scored = [index for index in range(len(stems)) if not silent_true[index]]
+    silent = [stems[index] for index in scored if silent_estimated[index]]
+    exact = [stems[index] for index in scored if not sums.differences[index]]
     names = [stems[index] for index in scored]
 
     def stretches() -> Iterator[_Pair]:
@@ -151,27 +167,28 @@ def _score(job: ScoringJob) -> dict[str, Any]:
     if BSS_EVAL in settings.metrics and names:
         scores = bss_eval_streamed(stretches, names, sample_rate=rate, **windows)
         frames[BSS_EVAL] = _targets(scores)
-        if scores.condition > _ILL_CONDITIONED:
-            notes.append(
-                f"The equations of the distortion filters have a condition of {scores.condition:.0e}, as those of "
-                "lossy or band-limited audio have: what is next to nothing decides about ISR, SIR and SAR here, with "
-                "museval too; SDR needs no filters."
-            )
+        notes += _notes_on_frames(scores)
     if MUSEVAL in settings.metrics and names:
         true, estimated = (np.concatenate(parts, axis=1) for parts in zip(*stretches(), strict=True))
-        by_name = [dict(zip(names, waveforms, strict=True)) for waveforms in (true, estimated)]
-        frames[MUSEVAL] = _targets(museval_scores(*by_name, sample_rate=rate, **windows))
-    whole = {}
-    for metric, values in ((GLOBAL_SDR, sums.global_sdr()), (SI_SDR, sums.si_sdr())):
-        if metric in settings.metrics:
-            values = np.where(silent_true, np.nan, values)
-            whole[metric] = {stem: _finite(value) for stem, value in zip(stems, values, strict=True)}
+        frames[MUSEVAL] = _targets(_by_museval(names, true, estimated, silent, rate, windows))
+    whole = scores_of_sums(settings.metrics, sums, stems, silent_true) | scores_of_waveforms(
+        settings.metrics,
+        {
+            stem: (partial(_all, reference, length), partial(_all, estimate, length))
+            for stem, reference, estimate in zip(stems, references, estimates, strict=True)
+        },
+        partial(_all, partial(summed, job.track.mixture_streams()), length),
+        sample_rate=rate,
+        silent=silent_true,
+        notes=notes,
+    )
     by_museval = BSS_EVAL not in settings.metrics and MUSEVAL in settings.metrics
     return {
         "museval_version": metadata.version("museval") if by_museval else f"jaxsep {__version__}, BSS Eval v4",
         "targets": frames.get(MUSEVAL if by_museval else BSS_EVAL, []),
         "jaxsep": {
             "version": __version__,
+            "format": RECORD_FORMAT,
             "track": job.track.name,
             "system": job.system,
             "settings": settings.model_dump(mode="json"),
@@ -180,10 +197,51 @@ def _score(job: ScoringJob) -> dict[str, Any]:
             "whole_track": whole,
             # A second time by museval, where both were asked for.
             "museval_targets": [] if by_museval else frames.get(MUSEVAL, []),
-            "left_out_of_bss_eval": left_out,
+            "silent_references": [stem for stem in stems if stem not in names],
+            "silent_estimates": silent,
+            "exact_estimates": exact,
             "notes": notes,
         },
     }
+
+
+def _notes_on_frames(scores: BssEvalScores) -> list[str]:
+    notes = []
+    for stem, lost in zip(scores.stems, scores.lost_frames, strict=True):
+        if lost:
+            notes.append(
+                f"The estimate of '{stem}' is silent in {lost} of {scores.sdr.shape[1]} frames in which all true "
+                "sources sound; as in museval, they do not count for any stem. SDR over the whole track counts them."
+            )
+    if scores.condition > _ILL_CONDITIONED:
+        notes.append(
+            f"The equations of the distortion filters have a condition of {scores.condition:.0e}, as those of "
+            "lossy or band-limited audio have: what is next to nothing decides about ISR, SIR and SAR here, with "
+            "museval too; SDR needs no filters."
+        )
+    return notes
+
+
+def _by_museval(
+    names: Sequence[str],
+    true: Float[np.ndarray, "source time channel"],
+    estimated: Float[np.ndarray, "source time channel"],
+    silent: Sequence[str],
+    sample_rate: int,
+    windows: Mapping[str, float],
+) -> BssEvalScores:
+    """Returns museval's scores, which refuses estimates that are silent throughout: those of such stems are ours."""
+    # No estimate changes another one's scores but by the frames that its silence takes out. The truth takes none.
+    fit = [true[index] if stem in silent else estimated[index] for index, stem in enumerate(names)]
+    by_name = dict(zip(names, true, strict=True))
+    scores = museval_scores(by_name, dict(zip(names, fit, strict=True)), sample_rate=sample_rate, **windows)
+    if not silent:
+        return scores
+    ours = bss_eval(by_name, dict(zip(names, estimated, strict=True)), sample_rate=sample_rate, **windows)
+    rows = np.array([stem in silent for stem in names])[:, None]
+    return replace(
+        scores, **{metric: np.where(rows, getattr(ours, metric), getattr(scores, metric)) for metric in METRICS}
+    )
 
 
 def _estimates(job: ScoringJob, references: Sequence[_Blocks]) -> list[_Blocks]:
@@ -209,8 +267,8 @@ def _others(job: ScoringJob) -> list[str]:
 
 def _measure(
     references: Sequence[_Blocks], estimates: Sequence[_Blocks], stems: Sequence[str], notes: list[str]
-) -> tuple[TrackSums, np.ndarray, np.ndarray]:
-    """Returns the sums over the track, and which references and estimates are silent throughout."""
+) -> tuple[TrackSums, np.ndarray, np.ndarray, int]:
+    """Returns the sums over the track, which references and estimates are silent throughout, and the length."""
     sums: TrackSums | None = None
     silent = np.ones((2, len(stems)), bool)
     length = 0
@@ -226,7 +284,7 @@ def _measure(
         if estimated != length:
             what = "cut" if estimated > length else "filled with silence"
             notes.append(f"The estimate of '{stem}' has {estimated} samples and was {what} to {length}.")
-    return sums, silent[0], silent[1]
+    return sums, silent[0], silent[1], length
 
 
 def _aligned(references: Sequence[_Blocks], estimates: Sequence[_Blocks]) -> Iterator[_Pair]:
@@ -261,6 +319,10 @@ class _Reader:
         return _fit(taken, length)
 
 
+def _all(blocks: _Blocks, length: int) -> np.ndarray:
+    return _fit(np.concatenate(list(blocks())), length)
+
+
 def _fit(waveform: np.ndarray, length: int) -> np.ndarray:
     return np.pad(waveform[:length], [(0, length - len(waveform[:length])), (0, 0)])
 
@@ -287,10 +349,6 @@ def _targets(scores: BssEvalScores) -> list[dict[str, Any]]:
         }
         for stem in scores.stems
     ]
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """A model as a system that is evaluated: its estimates are made track by track, in files that are gone afterwards."""
 
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from jaxsep.separation.stream import separate_file
 
 
 def model_system(
-    name_or_path: str | Path, *, options: SeparationOptions, stems: Sequence[str] | None, device: jax.Device
+    name_or_path: str | Path,
+    *,
+    options: SeparationOptions,
+    stems: Sequence[str] | None,
+    device: jax.Device,
+    name: str | None = None,
 ) -> tuple[System, tuple[str, ...]]:
     """Returns a model as a system, with its source set.
 
@@ -28,7 +34,8 @@ def model_system(
         name_or_path: As for `load_model`.
         options: How tracks are separated.
         stems: Which of the model's are evaluated; None for all.
-        device: Where it runs.
+        device: Where it runs. Of several models one at a time is there.
+        name: Of the system; None for the model's.
 
     Raises:
         ConfigError: The model has no such stem.
@@ -38,10 +45,7 @@ def model_system(
     spec = model.spec
     source_set = chosen_stems(spec, stems)
 
-    # Made for the first track that is not there yet: compiling takes seconds.
-    @cache
-    def separator() -> Any:
-        return make_separator(model, **dict(options), stems=source_set, device=device)
+    recipe = _Recipe(model, options, source_set, device)
 
     def separate(track: TrueTrack, folder: Path) -> dict[str, AudioStream]:
         mixture = folder / f"{MIXTURE}.wav"
@@ -50,10 +54,28 @@ def model_system(
         ) as writer:
             for block in summed(track.mixture_streams()):
                 writer.write(block)
-        separate_file(mixture, folder, separator=separator(), config=OutputConfig(subtype="FLOAT"))
+        separate_file(mixture, folder, separator=_separator(recipe), config=OutputConfig(subtype="FLOAT"))
         return {stem: AudioStream(folder / MIXTURE / f"{stem}.wav") for stem in source_set}
 
-    # A name from outside must not become folders.
-    name = spec.name.replace("/", "_").replace("\\", "_").strip(". ") or "model"
     provenance = {"model": spec.name, "sha256": model.sha256, "options": options.changed}
-    return System(f"{name}-wiener" if options.filter == "wiener" else name, None, separate, provenance), source_set
+    if name is None:
+        # A name from outside must not become folders.
+        name = spec.name.replace("/", "_").replace("\\", "_").strip(". ") or "model"
+        name = f"{name}-wiener" if options.filter == "wiener" else name
+    return System(name, None, separate, provenance), source_set
+
+
+@dataclass(frozen=True, eq=False)
+class _Recipe:
+    """What a Separator is made of."""
+
+    model: Any
+    options: SeparationOptions
+    stems: tuple[str, ...]
+    device: jax.Device
+
+
+@lru_cache(maxsize=1)
+def _separator(recipe: _Recipe) -> Any:
+    """Made for the first track that is not scored yet, since compiling takes seconds; kept until the next model's."""
+    return make_separator(recipe.model, **dict(recipe.options), stems=recipe.stems, device=recipe.device)

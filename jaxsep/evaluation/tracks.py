@@ -5,6 +5,7 @@ audio in stretches; nothing is scored.
 """
 
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +173,9 @@ def find_musdb(root: Path, subset: str, *, is_wav: bool) -> list[TrueTrack]:
             for stream in files.values():
                 if not stream.path.is_file():
                     raise ConfigError(f"'{stream.path}' is missing, which every track of MUSDB18-HQ has.")
-            tracks.append(true_track(path.name, files))
+            tracks.append(true_track(as_one_text(path.name), files))
         elif not is_wav and path.name.endswith(_MP4):
-            tracks.append(true_track(path.name.removesuffix(_MP4), stem_file(path)))
+            tracks.append(true_track(as_one_text(path.name).removesuffix(_MP4), stem_file(path)))
     if not tracks:
         kind = "folders of MUSDB18-HQ" if is_wav else f"files of MUSDB18 (*{_MP4})"
         other = "leave --hq out" if is_wav else "add --hq for MUSDB18-HQ"
@@ -212,7 +213,7 @@ def find_folder(folder: Path) -> TrueTrack | None:
         raise ConfigError(f"'{folder}' holds a mixture and no true sources; add them, or take it away.")
     if not files:
         return None
-    name = folder.name or folder.resolve().name
+    name = as_one_text(folder.name or folder.resolve().name)
     return true_track(name, {part: AudioStream(path) for part, path in files.items()})
 
 
@@ -231,7 +232,9 @@ def find_estimates(root: Path, track: str, subset: str | None) -> dict[str, Audi
         ConfigError: There are none.
     """
     above = [root] if subset is None else [root / subset, root]
-    places = [place / name / inner for place in above for name in (track, f"{track}.stem") for inner in ("", MIXTURE)]
+    places = [
+        _named(place, name) / inner for place in above for name in (track, f"{track}.stem") for inner in ("", MIXTURE)
+    ]
     for place in places:
         if place.is_dir() and (files := audio_files(place)):
             files.pop(MIXTURE, None)
@@ -243,8 +246,15 @@ def find_estimates(root: Path, track: str, subset: str | None) -> dict[str, Audi
     )
 
 
+def _named(place: Path, name: str) -> Path:
+    """The folder of this name, or of one that is the same text."""
+    if (place / name).is_dir() or not place.is_dir():
+        return place / name
+    return next((path for path in _entries(place) if same_text(path.name, name)), place / name)
+
+
 def audio_files(folder: Path) -> dict[str, Path]:
-    """Returns the audio files of a folder by name, without the ending.
+    """Returns the audio files of a folder by name, without the ending and in form NFC (`as_one_text`).
 
     Raises:
         ConfigError: Two have one name.
@@ -252,9 +262,9 @@ def audio_files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in _entries(folder):
         if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
-            if path.stem in files:
-                raise ConfigError(f"'{files[path.stem]}' and '{path}' are both '{path.stem}'; take one of them away.")
-            files[path.stem] = path
+            if (name := as_one_text(path.stem)) in files:
+                raise ConfigError(f"'{files[name]}' and '{path}' are both '{name}'; take one of them away.")
+            files[name] = path
     return files
 
 
@@ -274,6 +284,16 @@ def true_track(name: str, files: Mapping[str, AudioStream]) -> TrueTrack:
             )
     parts = {part: stream for part, stream in files.items() if part != MIXTURE}
     return TrueTrack(name, parts, files.get(MIXTURE), *formats[first])
+
+
+def same_text(one: str, other: str) -> bool:
+    """Returns whether two names are the same text, however it is encoded; see `as_one_text`."""
+    return as_one_text(one) == as_one_text(other)
+
+
+def as_one_text(name: str) -> str:
+    """Returns a name in Unicode's form NFC: 'é' may be one character, or a letter and its accent, as macOS has it."""
+    return unicodedata.normalize("NFC", name)
 
 
 def describe(found: tuple[int, int]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy  # its parts load when they are first used: a quarter of a second that other metrics do without
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from numpy.typing import ArrayLike
 
 from jaxsep.errors import AudioError
@@ -48,15 +48,19 @@ def bss_eval(
         window_seconds: Length of a frame.
         hop_seconds: From one frame's start to the next.
 
+    An estimate that is silent throughout is scored all the same, so that no system gains by giving out silence: its SDR
+    and ISR need no filters (0 dB for zeros), SIR and SAR are not defined and NaN, and the other stems are scored as if
+    it were not there, against all references. museval refuses such a track.
+
     Returns:
         Scores with the stems in the order of `references`. Beyond some 150 dB they are rounding.
 
     Raises:
-        AudioError: A stem of the references or the estimates is silent throughout, for which BSS Eval has no answer
-            (its channels cancelling each other counts as silence); shapes differ; a value is not finite.
+        AudioError: A reference is silent throughout, for which BSS Eval has no answer (its channels cancelling each
+            other counts as silence); shapes differ; a value is not finite.
         ConfigError: The stems differ, or a duration holds no sample.
     """
-    stems, pairs = as_stem_pairs(references, estimates)
+    stems, pairs = as_stem_pairs(references, estimates, silent_estimates=True)
     return bss_eval_streamed(
         lambda: iter([(pairs[0], pairs[1])]),
         stems,
@@ -78,7 +82,7 @@ def bss_eval_streamed(
 
     Args:
         stretches: Opens the track: pairs of references and estimates (source, time, channel), finite and of any length.
-            No source may be silent throughout: see `bss_eval`, of which all else holds here too.
+            No reference may be silent throughout: see `bss_eval`, of which all else holds here too.
         stems: Names of the sources.
         sample_rate: In Hz.
         window_seconds: Length of a frame.
@@ -90,10 +94,12 @@ def bss_eval_streamed(
     """
     window, hop = frame_lengths(window_seconds, hop_seconds, sample_rate)
     correlations = None
+    silent = np.ones(len(stems), bool)
     for references, estimates in stretches():
         if correlations is None:
             correlations = _Correlations(len(references), references.shape[2])
         correlations.add(references, estimates)
+        silent &= are_silent(estimates)
     if correlations is None:
         raise AudioError("there is no sample to score; give a track that has some")
     products = correlations.finish()
@@ -105,10 +111,12 @@ def bss_eval_streamed(
         of_it = everything[source * channels : (source + 1) * channels]
         own[source], _ = _filters(products, of_it, [len(products) + each for each in of_it])
     del products, correlations
-    scores = _FrameScores(joint, own)
+    scores = _FrameScores(joint, own, silent)
     rows = [scores.score(*frame) for frame in _frames(stretches(), window, hop)]
     sdr, isr, sir, sar = np.stack(rows, axis=-1)
-    return BssEvalScores(tuple(stems), sdr, isr, sir, sar, window_seconds, hop_seconds, condition)
+    return BssEvalScores(
+        tuple(stems), sdr, isr, sir, sar, window_seconds, hop_seconds, condition, tuple(scores.lost_frames.tolist())
+    )
 
 
 class _Correlations:
@@ -225,10 +233,14 @@ class _FrameScores:
     """
 
     def __init__(
-        self, joint: Float[np.ndarray, "reference tap estimate"], own: Float[np.ndarray, "source channel tap out"]
+        self,
+        joint: Float[np.ndarray, "reference tap estimate"],
+        own: Float[np.ndarray, "source channel tap out"],
+        silent: Bool[np.ndarray, " source"],
     ) -> None:
-        self._joint, self._own = joint, own
+        self._joint, self._own, self._silent = joint, own, silent
         self._n_fft = 0
+        self.lost_frames = np.zeros(len(silent), int)
 
     def _prepare(self, length: int) -> None:
         """Transforms the filters for frames of a length."""
@@ -251,7 +263,11 @@ class _FrameScores:
         references: Float[np.ndarray, "source time channel"],
         estimates: Float[np.ndarray, "source time channel"],
     ) -> Float[np.ndarray, "metric source"]:
-        if are_silent(references).any() or are_silent(estimates).any():
+        if are_silent(references).any():
+            return np.full((len(METRICS), len(references)), np.nan)
+        # An estimate that is silent throughout must not take every frame from the others.
+        if (lost := are_silent(estimates) & ~self._silent).any():
+            self.lost_frames += lost
             return np.full((len(METRICS), len(references)), np.nan)
         self._prepare(references.shape[1])
         true, estimated = (
@@ -268,7 +284,7 @@ class _FrameScores:
             for spectrum, signal in zip(self._joint_spectra[source, channel], signals, strict=True):
                 on_all[source, channel] += np.multiply(spectrum, signal, out=product)
         spatial, interference, artefacts = on_own - true, on_all - on_own, estimated - on_all
-        return np.stack(
+        ratios = np.stack(
             [
                 # The parts added up again, and not the difference at once: of a perfect estimate museval has rounding.
                 _decibels(_energies(true), _energies(spatial + interference + artefacts)),
@@ -277,6 +293,8 @@ class _FrameScores:
                 _decibels(_energies(on_all), _energies(artefacts)),
             ]
         )
+        ratios[2:, self._silent] = np.nan
+        return ratios
 
 
 def _energies(spectra: Complex[np.ndarray, "source channel freq"]) -> Float[np.ndarray, " source"]:

@@ -24,7 +24,8 @@ _MOST_CHANNELS = 64
 class BssEvalScores:
     """Scores of one track, in dB, stem by stem and frame by frame.
 
-    A frame in which the reference or the estimate of *any* stem is silent is NaN for every stem.
+    A frame in which the reference or the estimate of *any* stem is silent is NaN for every stem, as in museval. An
+    estimate that is silent throughout takes no frame from the others; its own SIR and SAR are NaN.
 
     Attributes:
         stems: Names of the rows.
@@ -37,6 +38,8 @@ class BssEvalScores:
         condition: Of the filters' equations, estimated (1-norm); infinite where they are singular in float64, NaN where
             it is not known. Beyond some 1e12, as in lossy files, in which nothing is left above their bandwidth, what
             is next to nothing decides about ISR, SIR and SAR, in museval too. SDR needs no filters.
+        lost_frames: Of each stem, in how many frames its estimate is silent though every reference sounds; empty where
+            they are not counted.
     """
 
     stems: tuple[str, ...]
@@ -47,6 +50,7 @@ class BssEvalScores:
     window_seconds: float
     hop_seconds: float
     condition: float = float("nan")
+    lost_frames: tuple[int, ...] = ()
 
     def frames(self, stem: str, metric: str = "sdr") -> Float[np.ndarray, " frame"]:
         """Returns the scores of one stem, one per frame.
@@ -82,13 +86,14 @@ class BssEvalScores:
 
 
 def as_stem_pairs(
-    references: Mapping[str, ArrayLike], estimates: Mapping[str, ArrayLike]
+    references: Mapping[str, ArrayLike], estimates: Mapping[str, ArrayLike], *, silent_estimates: bool = False
 ) -> tuple[tuple[str, ...], tuple[Float[np.ndarray, "source time channel"], Float[np.ndarray, "source time channel"]]]:
     """Returns the stems in the order of `references`, and both in float64, once they are known to be fit for BSS Eval.
 
     Args:
         references: True sources by stem, each (time, channel).
         estimates: For the same stems and of the same shapes.
+        silent_estimates: Whether estimates may be silent throughout.
 
     Raises:
         AudioError: A stem is silent throughout, shapes differ, a value is not finite, or channels come first.
@@ -102,7 +107,7 @@ def as_stem_pairs(
         )
     if not stems:
         raise ConfigError("there is no stem to score: give at least one reference and its estimate")
-    pairs = {stem: _checked(stem, references[stem], estimates[stem]) for stem in stems}
+    pairs = {stem: _checked(stem, references[stem], estimates[stem], silent_estimates) for stem in stems}
     shapes = {stem: pair[0].shape for stem, pair in pairs.items()}
     if len(set(shapes.values())) > 1:
         raise AudioError(
@@ -133,7 +138,9 @@ def are_silent(sources: Float[np.ndarray, "source time channel"]) -> Bool[np.nda
     return ~np.any(summed, axis=1)
 
 
-def _checked(stem: str, reference: ArrayLike, estimate: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    stem: str, reference: ArrayLike, estimate: ArrayLike, silent_estimate: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns a stem's pair in float64, or says what is wrong with it."""
     try:
         pair = as_pair(reference, estimate)
@@ -147,7 +154,7 @@ def _checked(stem: str, reference: ArrayLike, estimate: ArrayLike) -> tuple[np.n
                 f"the {name} of stem '{stem}' has {len(waveform)} samples of {waveform.shape[1]} channels, but audio "
                 "is (time, channel): transpose it"
             )
-        if are_silent(waveform[None])[0]:
+        if are_silent(waveform[None])[0] and not (name == "estimate" and silent_estimate):
             raise AudioError(
                 f"the {name} of stem '{stem}' is silent throughout (or its channels cancel each other), for which BSS "
                 "Eval is not defined: leave the stem out of references and estimates, or use global_sdr"

@@ -1,4 +1,4 @@
-"""Signal-to-distortion ratios over whole tracks: the global SDR of the MDX challenges, and the scale-invariant SDR.
+"""Ratios over whole tracks: the global SDR of the MDX challenges, and the scale-invariant SDR, SIR and SAR.
 
 numpy in float64. BSS Eval, frame by frame and with distortion filters, is in `bss_eval`.
 """
@@ -88,20 +88,43 @@ def si_sdr(
     return _decibels(_energy(projection), _energy(projection - estimated))
 
 
+def si_sir_and_sar(
+    references: Float[np.ndarray, "source time channel"], estimates: Float[np.ndarray, "source time channel"]
+) -> tuple[Float[np.ndarray, " source"], Float[np.ndarray, " source"]]:
+    """Scale-invariant source-to-interference and source-to-artefacts ratios (Le Roux et al., ICASSP 2019).
+
+    What an estimate has beside its scaled source is split by the orthogonal projection onto all sources: interference
+    lies in their span, and artefacts are the rest. As in `si_sdr`, one gain is forgiven for all channels.
+
+    Args:
+        references: All true sources of the track.
+        estimates: What a separation gave, of the same shape.
+
+    Returns:
+        SI-SIR and SI-SAR in dB, one per source; NaN where the reference or the estimate is silent.
+
+    Raises:
+        AudioError: The shapes differ, nothing is there to score, or a value is not finite.
+    """
+    true, estimated = as_pair(references, estimates)
+    sums = TrackSums.of(true, estimated)
+    return sums.si_sir(), sums.si_sar()
+
+
 @dataclasses.dataclass
 class TrackSums:
-    """The sums that both ratios are made of, over a track that is read stretch by stretch.
+    """The sums that these ratios are made of, over a track that is read stretch by stretch.
 
     Attributes:
-        references: Sum of s^2, one for each source.
-        estimates: Sum of e^2.
-        products: Sum of s e.
+        gram: Sums of products of the references, each with each.
+        cross: Sums of products of each reference with each estimate.
+        estimates: Sum of e^2, one for each source.
         differences: Sum of (s - e)^2.
     """
 
-    references: Float[np.ndarray, " source"]
+    gram: Float[np.ndarray, "source source"]
+    cross: Float[np.ndarray, "source source"]
     estimates: Float[np.ndarray, " source"]
-    products: Float[np.ndarray, " source"]
     differences: Float[np.ndarray, " source"]
 
     @classmethod
@@ -110,15 +133,21 @@ class TrackSums:
     ) -> "TrackSums":
         """Returns the sums over one stretch, in float64."""
         true, estimated = references.astype(np.float64), estimates.astype(np.float64)
+        rows = true.reshape(len(true), -1)
         return cls(
-            np.asarray(_energy(true)),
+            rows @ rows.T,
+            rows @ estimated.reshape(len(estimated), -1).T,
             np.asarray(_energy(estimated)),
-            np.sum(true * estimated, axis=(-2, -1)),
             np.asarray(_energy(true - estimated)),
         )
 
     def __add__(self, other: "TrackSums") -> "TrackSums":
         return TrackSums(*(mine + getattr(other, name) for name, mine in vars(self).items()))
+
+    @property
+    def references(self) -> Float[np.ndarray, " source"]:
+        """Sum of s^2, one for each source."""
+        return np.diagonal(self.gram)
 
     def global_sdr(self, *, eps: float = MDX_EPS) -> Float[np.ndarray, " source"]:
         """Returns what the function `global_sdr` says of the whole track."""
@@ -130,11 +159,29 @@ class TrackSums:
         The rest is the difference of two sums, so that it is rounding beyond some 140 dB, and infinite from there on
         where the function would still find a number.
         """
+        target = self._target()
+        return _decibels(target, self._above_rounding(self.estimates - target))
+
+    def si_sir(self) -> Float[np.ndarray, " source"]:
+        """Returns the SI-SIR of the whole track; see `si_sir_and_sar`."""
+        target = self._target()
+        return _decibels(target, self._above_rounding(self._inside() - target))
+
+    def si_sar(self) -> Float[np.ndarray, " source"]:
+        """Returns the SI-SAR of the whole track; see `si_sir_and_sar`."""
+        return _decibels(self._target(), self._above_rounding(self.estimates - self._inside()))
+
+    def _target(self) -> Float[np.ndarray, " source"]:
+        """The energy of each estimate's projection onto its own source."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            projection = np.square(self.products) / self.references
-        rest = self.estimates - projection
-        rest[rest < 1e-14 * self.estimates] = 0.0
-        return _decibels(projection, rest)
+            return np.square(np.diagonal(self.cross)) / self.references
+
+    def _inside(self) -> Float[np.ndarray, " source"]:
+        """The energy of each estimate's projection onto all sources, which may be silent or depend on each other."""
+        return np.sum(self.cross * (np.linalg.pinv(self.gram, hermitian=True) @ self.cross), axis=0)
+
+    def _above_rounding(self, rest: Float[np.ndarray, " source"]) -> Float[np.ndarray, " source"]:
+        return np.where(rest < 1e-14 * self.estimates, 0.0, rest)
 
 
 def as_pair(references: ArrayLike, estimates: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxsep.dsp.stft import STFTConfig, stft
+from jaxsep.metrics.log_wmse import WEIGHTING_LENGTH, WEIGHTING_RATE, hearing_response
 from jaxsep.typing import Waveform
 
 PerSource = Float[Array, "batch source"]
@@ -22,8 +23,6 @@ POWER_FLOOR = 1e-8
 RESOLUTIONS = (512, 1024, 2048)
 # Of logWMSE: its scale, what it adds before the logarithm, and the smallest mean square it divides by.
 _LOG_WMSE_SCALE, _LOG_WMSE_EPS, _LOG_WMSE_FLOOR = 4.0, 1e-8, 1e-16
-# The rate at which the filters of logWMSE's weighting were designed, and the length of its impulse response.
-_WEIGHTING_RATE, _WEIGHTING_LENGTH = 44100, 4000
 
 
 def l1(estimates: Float[Array, "batch source *values"], targets: Float[Array, "batch source *values"]) -> PerSource:
@@ -123,62 +122,10 @@ def _weighted_energy(
 ) -> Float[Array, "*batch channel"]:
     """By Parseval: what the filtered signal's squares sum to, its tail included, without filtering."""
     # Room for the tail of the filter, whose length at other rates is its duration.
-    tail = -(-_WEIGHTING_LENGTH * sample_rate // _WEIGHTING_RATE)
+    tail = -(-WEIGHTING_LENGTH * sample_rate // WEIGHTING_RATE)
     size = -(-(waveforms.shape[-2] + tail) // 4096) * 4096
     spectrum = jnp.fft.rfft(waveforms, n=size, axis=-2)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     weights = hearing_response(np.arange(size // 2 + 1) * (sample_rate / size)) ** 2 * (2 / size)
     weights[[0, -1]] /= 2  # the only bins that have no mirror image
     return (power * jnp.asarray(weights, power.dtype).reshape((1,) * (power.ndim - 2) + (-1, 1))).sum(axis=-2)
-
-
-def hearing_response(frequencies_hz: Float[np.ndarray, " freq"]) -> Float[np.ndarray, " freq"]:
-    """Returns the amplitude response of logWMSE's weighting filter (after Fenton and Lee, 2017).
-
-    A high shelf (+5 dB above 1.5 kHz), a second-order high pass at 120 Hz, a peak (+2.5 dB at 500 Hz) and a first-order
-    low pass at 10 kHz applied forwards and backwards, as digital filters at 44.1 kHz; nothing above half that rate.
-    """
-    inside = frequencies_hz < _WEIGHTING_RATE / 2
-    z = np.exp(-2j * np.pi * np.where(inside, frequencies_hz, 0) / _WEIGHTING_RATE)
-    response = np.ones(len(frequencies_hz))
-    for numerator, denominator in (
-        _high_shelf(1500.0, 5.0, 2**-0.5),
-        _peak(500.0, 2.5, 1.5 * 2**-0.5),
-        _high_pass(120.0),
-    ):
-        response *= np.abs(np.polyval(numerator[::-1], z) / np.polyval(denominator[::-1], z))
-    warped = np.tan(np.pi * 10_000 / _WEIGHTING_RATE)
-    low_pass = np.abs(warped * (1 + z) / ((1 + warped) + (warped - 1) * z))
-    return np.where(inside, response * low_pass**2, 0.0)
-
-
-def _high_shelf(centre_hz: float, gain_db: float, q: float) -> tuple[list[float], list[float]]:
-    """Robert Bristow-Johnson's Audio EQ Cookbook."""
-    amplitude, cosine, alpha = _cookbook(centre_hz, gain_db, q)
-    root = 2 * np.sqrt(amplitude) * alpha
-    more, less = amplitude + 1, amplitude - 1
-    numerator = [
-        amplitude * (more + less * cosine + root),
-        -2 * amplitude * (less + more * cosine),
-        amplitude * (more + less * cosine - root),
-    ]
-    return numerator, [more - less * cosine + root, 2 * (less - more * cosine), more - less * cosine - root]
-
-
-def _peak(centre_hz: float, gain_db: float, q: float) -> tuple[list[float], list[float]]:
-    amplitude, cosine, alpha = _cookbook(centre_hz, gain_db, q)
-    return (
-        [1 + alpha * amplitude, -2 * cosine, 1 - alpha * amplitude],
-        [1 + alpha / amplitude, -2 * cosine, 1 - alpha / amplitude],
-    )
-
-
-def _high_pass(cutoff_hz: float) -> tuple[list[float], list[float]]:
-    """Second-order Butterworth, by the bilinear transform: the cookbook's, with its Q."""
-    _, cosine, alpha = _cookbook(cutoff_hz, 0.0, 2**-0.5)
-    return [(1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2], [1 + alpha, -2 * cosine, 1 - alpha]
-
-
-def _cookbook(frequency_hz: float, gain_db: float, q: float) -> tuple[float, float, float]:
-    angle = 2 * np.pi * frequency_hz / _WEIGHTING_RATE
-    return 10 ** (gain_db / 40), float(np.cos(angle)), float(np.sin(angle) / (2 * q))

@@ -51,6 +51,42 @@ def test_axes_have_labels_and_units_and_the_right_times(song):
         assert last == pytest.approx(7.5, abs=0.01)
 
 
+def test_waveforms_fill_the_height_and_truth_and_estimate_are_both_seen(song):
+    """A stem 40 dB below the mixture, one click in it, and an estimate that is the truth but for a gain."""
+    from jaxsep.evaluation.plots import make_plot
+
+    rng = np.random.default_rng(0)
+    mixture, quiet = rng.uniform(-1, 1, (20_000, 2)), rng.uniform(-0.01, 0.01, (20_000, 2))
+    clicked = quiet.copy()
+    clicked[77] = 1.0
+    figure = make_plot("waveforms", mixture, {"quiet": 0.8 * quiet, "clicked": clicked}, {"quiet": quiet}, 8000, 0.0)
+    tops = [axis.get_ylim()[1] for axis in figure.axes]
+    assert tops[0] == pytest.approx(1.05, abs=0.01)
+    assert tops[1] == pytest.approx(0.0105, abs=2e-4)  # its own
+    assert tops[2] < 0.02  # the click is cut, not the music
+    row = figure.axes[1]
+    # The truth is an area, and the estimate the two lines of its outline, in other colours.
+    assert len(row.collections) == 1 and len(row.lines) == 2
+    assert max(line.get_ydata().max() for line in row.lines) == pytest.approx(0.008, abs=1e-4)
+    area, line = row.collections[0].get_facecolor()[0, :3], row.lines[0].get_color()
+    assert tuple(area) != tuple(int(line[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    assert [text.get_text() for text in row.get_legend().get_texts()] == ["true source", "estimate"]
+
+
+def test_levels_are_negative_below_the_loudest_point_which_is_0_db(song):
+    from jaxsep.evaluation.plots import RANGE_DB, make_plot
+
+    tone = np.sin(np.arange(16_000) / 3)[:, None]
+    figure = make_plot("spectrograms", tone, {"a": 0.5 * tone}, {}, 8000, 0.0)
+    images = [image for axis in figure.axes for image in axis.get_images()]
+    assert {image.get_clim() for image in images} == {(-RANGE_DB, 0.0)}
+    assert max(float(image.get_array().max()) for image in images) == pytest.approx(0.0)
+    # The quieter one is 6 dB below: its level is negative, and the words are not 'below'.
+    assert float(images[1].get_array().max()) == pytest.approx(-6.02, abs=0.01)
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert "level in dB, 0 at the loudest point of all" in labels
+
+
 def test_sdr_by_second_is_the_plain_ratio_and_nothing_where_the_truth_is_silent():
     from jaxsep.evaluation.plots import sdr_by_second
 

@@ -20,6 +20,18 @@ def test_the_interval_and_both_one_sided_tests_are_scipys():
     assert found.inside and found.pairs == 8
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_the_verdict_is_that_of_the_interval_and_of_the_p_alike(seed):
+    """Margins about the end of the interval: p is 0.025 just where the interval of 95 % ends."""
+    differences = np.random.default_rng(seed).normal(0.02, 0.05, 6).tolist()
+    margin = max(abs(end) for end in (equivalence(differences, 1.0).low, equivalence(differences, 1.0).high))
+    for factor, is_shown in ((1.01, True), (0.99, False)):
+        found = equivalence(differences, factor * margin)
+        assert found.inside is is_shown
+        assert (found.tost_p < 0.025) is is_shown
+        assert (-found.margin < found.low and found.high < found.margin) is is_shown
+
+
 def test_the_sign_flip_test_is_scipys_permutation_test():
     differences = [0.3, -0.1, 0.25, 0.4, 0.05, 0.2]
     expected = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)

@@ -143,6 +143,7 @@ def test_a_leg_measures_in_a_process_of_its_own(model, framework, task):
 
 
 def test_legs_that_cannot_run_say_why(model, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (3.25, 0.0, 0.0))
     monkeypatch.setitem(PACKAGES, "torch", "torch_that_is_not_here")
     report = measure_speed(str(model), frameworks=("jax", "torch"), tasks=("inference",), rounds=2, repeats=2)
     ours, theirs = report["rows"]
@@ -154,6 +155,11 @@ def test_legs_that_cannot_run_say_why(model, monkeypatch):
     assert ours["audio_seconds_per_second"] == pytest.approx(512 / 8000 / ours["p50_seconds"])
     assert ours["p50_seconds"] <= ours["p95_seconds"] and len(ours["round_medians_seconds"]) == 2
     text = to_markdown(report)
+    medians = ours["round_medians_seconds"]
+    assert ours["between_rounds"] == pytest.approx((max(medians) - min(medians)) / max(medians))
+    assert report["load_average"]["before"] == 3.25 and report["load_average"]["during"] == 3.25
+    assert "**busy machine: do not quote** (the load average was 3.2 before" in text
+    assert "calls / s, without transforms" in text
     assert "| torch | not run: the package 'torch_that_is_not_here' is not installed here |" in text
     assert all(rule in text for rule in RULES)
 

@@ -62,6 +62,13 @@ def test_all_reports_tell_of_all_runs(study):
     assert [row["runs"] for row in summary["rows"]] == [1, 1, 1]
     assert summary["same_batches"] is True
     assert all(rule in (folder / "study.md").read_text() for rule in RULES)
+    assert "| steps / s, without transforms |" in (folder / "study.md").read_text()
+    # It says what the machine did, whatever that was, and judges by it.
+    loads = [run["load_before"] for run in runs_of(folder)], [run["load_during"] for run in runs_of(folder)]
+    assert summary["load_average"]["before"] == max(loads[0])
+    assert summary["load_average"]["during"] == max(loads[1])
+    assert ("busy machine: do not quote" in (folder / "study.md").read_text()) is bool(summary["load_average"]["busy"])
+    assert "Load average" in (folder / "report.html").read_text()
     assert output.count("dB in one pair, which has no interval") == 2
     with (folder / "runs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3 * 2
@@ -125,6 +132,7 @@ def test_pairs_are_of_one_seed_and_runs_that_were_not_made_are_marked(study):
     assert (torch["pairs"], tensorflow["pairs"]) == (3, 2) and summary["unit"] == "seed"
     assert summary["rows"][2]["not_run"] == "1 of 3: the package is not installed here"
     text = to_markdown(summary)
+    assert text.count("(two one-sided tests: p = ") == text.count("below 0.025)") == 2
     assert "over 3 pairs" in text and "the least it can give with so many pairs is 0.25" in text
     assert "| tensorflow-function 2." in text
     none = summarize(config, [run for run in runs if run["framework"] != "torch"], known)

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import shutil
+import sys
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,10 @@ import soundfile
 from evaluation.scored_tracks import RATE, noise, two_tracks, write, write_track
 
 from jaxsep.errors import AudioError, ConfigError
+from jaxsep.evaluation import scorers
+from jaxsep.evaluation.aggregates import ALL_STEMS, aggregate, remarks, track_scores, warnings
 from jaxsep.evaluation.evaluate import baseline, estimates_on_disk, evaluate
-from jaxsep.evaluation.report import ALL_STEMS, aggregate, remarks, track_scores
-from jaxsep.evaluation.scoring import Settings
+from jaxsep.evaluation.scoring import ALL_METRICS, Metric, Settings
 from jaxsep.evaluation.tracks import find_folders, find_musdb
 from jaxsep.metrics.museval_wrapper import museval_scores
 from jaxsep.metrics.sdr import global_sdr, si_sdr
@@ -102,6 +105,8 @@ def test_aggregates_are_of_medians_and_means_and_leave_out_what_is_not_finite(tm
             "settings": {"stems": ["a"]},
             "museval_targets": [],
             "whole_track": {"sdr": {"a": values[0]}, "si-sdr": {"a": None}},
+            "silent_estimates": [],
+            "exact_estimates": [],
         }
         return {"targets": [{"name": "a", "frames": frames}], "jaxsep": own}
 
@@ -161,13 +166,15 @@ def test_silence_takes_out_frames_as_in_museval_and_stems_by_policy(tmp_path):
     write_track(tmp_path, "song", sources, estimates)
     records, failures = score(tmp_path)
     assert not failures
-    rest = ("vocals", "drums")
+    rest = ("vocals", "drums", "other")
+    # museval refuses estimates that are silent throughout. Those of the others do not depend on them.
+    stand_in = estimates | {"other": sources["other"]}
     expected = museval_scores(
-        {stem: sources[stem] for stem in rest}, {stem: estimates[stem] for stem in rest}, sample_rate=RATE
+        {stem: sources[stem] for stem in rest}, {stem: stand_in[stem] for stem in rest}, sample_rate=RATE
     )
     record = records["song"]
     assert {target["name"] for target in record["targets"]} == set(rest)
-    for stem in rest:
+    for stem in ("vocals", "drums"):
         found = frames(record, stem, "SIR")
         assert [math.isnan(value) for value in found] == [False, True, False]
         np.testing.assert_allclose(found, expected.frames(stem, "sir"), atol=FIVE_DECIMALS)
@@ -175,14 +182,129 @@ def test_silence_takes_out_frames_as_in_museval_and_stems_by_policy(tmp_path):
     assert whole["sdr"]["bass"] is None
     assert whole["sdr"]["other"] == 0.0
     assert whole["si-sdr"]["other"] is None
-    assert record["jaxsep"]["left_out_of_bss_eval"] == {
-        "bass": "its true source is silent",
-        "other": "its estimate is silent",
-    }
-    assert any("'bass' is left out of BSS Eval" in remark for remark in remarks([record]))
+    assert (record["jaxsep"]["silent_references"], record["jaxsep"]["silent_estimates"]) == (["bass"], ["other"])
+    assert any("'bass' is left out for all systems: its true source is silent" in each for each in remarks([record]))
     rows = {(row.stem, row.metric): row for row in aggregate(track_scores([record]))}
     assert math.isnan(rows["bass", "SDR"].median_of_medians)
+    assert rows["other", "SDR"].median_of_medians == pytest.approx(0.0, abs=1e-5)
+    assert (rows["other", "SDR"].tracks, rows["other", "SIR"].tracks) == (1, 0)
     assert rows[ALL_STEMS, "SDR"].tracks == 0  # a track that lacks a stem has no mean over stems
+
+
+def test_a_system_does_not_gain_by_giving_out_silence(tmp_path):
+    """The bass of the hard song: silence instead of a bad estimate must not raise any score of any stem."""
+    stems = ("bass", "drums", "vocals")
+    for number, name in enumerate(("easy", "hard")):
+        sources = {stem: noise(3.0, 10 * number + seed) for seed, stem in enumerate(stems)}
+        error = {"easy": 0.05, "hard": 1.5}[name]
+        tried = {stem: source + error * noise(3.0, 50 + seed) for seed, (stem, source) in enumerate(sources.items())}
+        write_track(tmp_path, name, sources, tried)
+        for stem, waveform in tried.items():
+            silent = name == "hard" and stem == "bass"
+            write(tmp_path / "quitter" / name / f"{stem}.wav", 0 * waveform if silent else waveform)
+    tracks = find_folders(tmp_path / "true")
+    systems = [estimates_on_disk(tmp_path / name, tracks, None, None)[0] for name in ("est", "quitter")]
+    settings = Settings(stems=stems, metrics=("bss-eval", "museval", "sdr", "si-sdr", "si-sir"))
+    records, failures = evaluate(tracks, systems, settings, tmp_path / "out")
+    assert not failures
+    rows = {(row.system, row.metric, row.stem): row for row in aggregate(track_scores(records))}
+    for metric in ("SDR", "museval SDR", "global SDR"):
+        row = rows["quitter", metric, "bass"]
+        scores = [score for score in track_scores(records) if (score.system, score.metric) == ("quitter", metric)]
+        (hard,) = [score for score in scores if (score.track, score.stem) == ("hard", "bass")]
+        assert hard.frames_median == pytest.approx(0.0, abs=1e-4)
+        assert (row.tracks, row.silent_estimates, row.note) == (2, 1, "silent on 1 track, which count")
+        # 0 dB is what silence is worth, and no more than that.
+        assert row.mean_of_medians < rows["quitter", metric, "drums"].mean_of_medians + 10
+    for metric in ("SIR", "SAR", "museval SIR", "SI-SDR", "SI-SIR"):
+        ours, theirs = (rows[system, metric, "bass"] for system in ("quitter", "est"))
+        assert (ours.tracks, theirs.tracks) == (1, 1)  # the easy one
+        assert ours.mean_of_medians == theirs.mean_of_medians
+        assert ours.note.startswith("not defined on 1 track, where the estimate is silent")
+        assert theirs.note == "over the 1 of 2 tracks that all systems have a score for"
+    # The other stems are scored with the same source set as ever.
+    for metric in ("SDR", "SIR", "SAR", "museval SIR", "SI-SDR"):
+        for stem in ("drums", "vocals"):
+            assert rows["quitter", metric, stem].mean_of_means == rows["est", metric, stem].mean_of_means
+    (said,) = warnings(records)
+    assert said.startswith("quitter gives out silence for 'bass' on 1 of 2 tracks (hard).")
+
+
+def test_tracks_that_one_system_lacks_are_left_out_for_all(tmp_path):
+    two_tracks(tmp_path)
+    tracks = find_folders(tmp_path / "true")
+    system, stems = estimates_on_disk(tmp_path / "est", tracks, None, None)
+    path = tmp_path / "est/two/drums.wav"
+    path.write_bytes(path.read_bytes()[:-30_000])
+    records, failures = evaluate(tracks, [system, baseline("mixture")], Settings(stems=stems), tmp_path / "out")
+    assert len(failures) == 1
+    rows = {(row.system, row.metric, row.stem): row for row in aggregate(track_scores(records))}
+    assert rows["est", "SDR", "vocals"].tracks == rows["mixture", "SDR", "vocals"].tracks == 1
+    scores = [each for each in track_scores(records) if (each.system, each.metric) == ("mixture", "global SDR")]
+    (alone,) = [each.frames_median for each in scores if (each.track, each.stem) == ("one", "vocals")]
+    assert rows["mixture", "global SDR", "vocals"].mean_of_means == alone
+    assert warnings(records) == ["est has no scores for 1 of 2 tracks (two), which are left out for all systems."]
+
+
+def test_exact_estimates_count_and_are_called_so(tmp_path):
+    made = two_tracks(tmp_path)
+    sources = made["one"][0]
+    for stem, waveform in sources.items():
+        write(tmp_path / "est/one" / f"{stem}.wav", waveform)
+    records, _ = score(tmp_path, settings={"metrics": ("bss-eval", "sdr", "si-sdr", "si-sir", "log-wmse", "bleedless")})
+    assert records["one"]["jaxsep"]["exact_estimates"] == ["drums", "vocals"]
+    scores = {(each.track, each.metric, each.stem): each for each in track_scores(list(records.values()))}
+    for metric in ("SDR", "ISR", "SIR", "SAR", "SI-SDR", "SI-SIR"):
+        exact = scores["one", metric, "drums"]
+        # It does not leave the mean, and rounding does not rule it.
+        assert (exact.frames_median, exact.is_exact) == (150.0, True)
+        assert not scores["two", metric, "drums"].is_exact
+    assert scores["one", "global SDR", "drums"].is_exact
+    assert scores["one", "bleedless", "drums"].frames_median == 100.0
+    assert not scores["one", "log-WMSE", "drums"].is_exact
+
+
+def test_silence_in_some_frames_of_an_estimate_is_told(tmp_path):
+    """museval's rule takes these frames from all stems, so that whoever gives out silence chooses the frames."""
+    sources = {"vocals": noise(3.0, 0), "drums": noise(3.0, 1)}
+    estimates = {stem: 0.9 * waveform for stem, waveform in sources.items()}
+    estimates["drums"][RATE : 2 * RATE] = 0.0
+    write_track(tmp_path, "song", sources, estimates)
+    records, _ = score(tmp_path)
+    (note,) = records["song"]["jaxsep"]["notes"]
+    assert note.startswith("The estimate of 'drums' is silent in 1 of 3 frames in which all true sources sound")
+
+
+def test_records_of_an_earlier_format_are_made_anew(tmp_path):
+    two_tracks(tmp_path)
+    score(tmp_path)
+    path = tmp_path / "out/est/test/one.json"
+    record = json.loads(path.read_text())
+    del record["jaxsep"]["format"], record["jaxsep"]["silent_estimates"]
+    path.write_text(json.dumps(record))
+    scored = []
+    records, _ = score(tmp_path, progress=lambda job, failure, total: scored.append(job.track.name))
+    assert scored == ["one"] and records["one"]["jaxsep"]["silent_estimates"] == []
+
+
+def test_names_find_each_other_in_both_forms_of_unicode(tmp_path):
+    """macOS writes an accent as a character of its own."""
+    composed, decomposed = "Caf\u00e9", "Cafe\u0301"
+    sources = {"vocals": noise(1.0, 0), "m\u00e9lodie": noise(1.0, 1)}
+    for track, tree, stem in ((decomposed, "true", "me\u0301lodie"), (composed, "est", "m\u00e9lodie")):
+        for name, waveform in (("vocals", sources["vocals"]), (stem, sources["m\u00e9lodie"])):
+            write(tmp_path / tree / track / f"{name}.wav", 0.5 * waveform if tree == "est" else waveform)
+    records, failures = score(tmp_path)
+    assert not failures
+    assert records[composed]["jaxsep"]["whole_track"]["sdr"]["m\u00e9lodie"] == pytest.approx(6.02, abs=0.01)
+    records, failures = score(tmp_path, "again", ("vocals", "m\u00e9lodie"))
+    assert not failures and len(records) == 1
+
+
+def test_settings_take_all_metrics_that_there_are():
+    assert typing.get_args(Metric) == ALL_METRICS
+    with pytest.raises(ConfigError, match="metrics"):
+        Settings.parse({"metrics": ("sisdr",), "stems": ("a",)}, where="the test")
 
 
 def test_a_track_of_silence_has_no_score_and_is_no_crash(tmp_path):
@@ -252,6 +374,45 @@ def test_a_file_that_cannot_be_decoded_fails_its_track_and_no_other(tmp_path):
         assert str(failure).startswith("The track 'one' (est) cannot be scored: ")
         assert "cut short" in str(failure)
         assert not (tmp_path / f"out{jobs}/est/test/one.json").exists()
+
+
+def test_a_process_that_is_ended_from_outside_fails_its_track_and_no_other(tmp_path, monkeypatch):
+    made = two_tracks(tmp_path)
+    write_track(tmp_path, "three", *made["one"])
+    jobs = []
+    started = scorers.Scorers.submit
+
+    def submit(self, job):
+        if job.track.name == "one":
+            for worker in self._workers:
+                worker._has_begun = worker._pipe.recv()
+                worker._process.kill()
+                worker._process.join()
+        jobs.append(job.track.name)
+        return started(self, job)
+
+    monkeypatch.setattr(scorers.Scorers, "submit", submit)
+    records, failures = score(tmp_path, jobs=2)
+    # Both processes were ended, and each fails the track that it is given next.
+    assert jobs == ["one", "three", "two"] and list(records) == ["two"]
+    assert [str(failure).split("'")[1] for failure in failures] == ["one", "three"]
+    assert all("was ended from outside, perhaps for its memory" in str(failure) for failure in failures)
+    monkeypatch.undo()
+    records, failures = score(tmp_path, jobs=2)
+    assert not failures and len(records) == 3
+
+
+def test_processes_that_do_not_begin_are_told_once_for_each_track_and_not_started_again(tmp_path, monkeypatch):
+    two_tracks(tmp_path)
+    # What a program from standard input has for its main file, which the processes cannot read.
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "<stdin>"), raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
+    begun = []
+    start = scorers._Worker._start
+    monkeypatch.setattr(scorers._Worker, "_start", lambda self: (begun.append(self), start(self)))
+    records, failures = score(tmp_path, jobs=2)
+    assert not records and len(begun) == 2
+    assert str(failures[0]) == "The track 'one' cannot be scored: no process for it begins; use --jobs 1."
 
 
 def test_what_does_not_fit_is_refused_before_any_work(tmp_path):

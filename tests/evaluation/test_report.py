@@ -10,13 +10,13 @@ import pytest
 from evaluation.scored_tracks import two_tracks
 
 from jaxsep.errors import JaxsepError
+from jaxsep.evaluation.box_plot import box_plot, five_numbers
 from jaxsep.evaluation.evaluate import baseline, estimates_on_disk, evaluate
-from jaxsep.evaluation.page import box_plot, five_numbers
-from jaxsep.evaluation.report import markdown, write_reports
+from jaxsep.evaluation.report import REPORTS, make_report, markdown, write_reports
 from jaxsep.evaluation.scoring import Settings
 from jaxsep.evaluation.tracks import find_folders
 
-_EMPTY_ELEMENTS = {"meta", "rect", "line", "circle"}
+_EMPTY_ELEMENTS = {"meta", "rect", "line", "circle", "path"}
 
 
 class Balanced(HTMLParser):
@@ -51,8 +51,10 @@ def reports(tmp_path_factory):
     system, stems = estimates_on_disk(folder / "est", tracks, None, None)
     records, failures = evaluate(tracks, [system, baseline("mixture")], Settings(stems=stems), folder / "out")
     assert not failures
-    files = write_reports(records, folder / "out")
-    assert [path.name for path in files] == ["scores.json", "summary.csv", "tracks.csv", "summary.md", "report.html"]
+    files = write_reports(
+        make_report(records, groups={"genre": {"one": "Rock", "<two> & more": "Jazz"}}), folder / "out"
+    )
+    assert [path.name for path in files] == list(REPORTS)
     return folder / "out"
 
 
@@ -70,7 +72,13 @@ def test_the_json_holds_settings_and_is_json(reports):
 
 def test_csv_and_markdown_say_what_the_json_says(reports):
     data = json.loads((reports / "scores.json").read_text())
-    for name, key in (("summary.csv", "summary"), ("tracks.csv", "tracks")):
+    for name, key in (
+        ("summary.csv", "summary"),
+        ("tracks.csv", "tracks"),
+        ("systems.csv", "comparison"),
+        ("differences.csv", "differences"),
+        ("groups.csv", "groups"),
+    ):
         rows = list(csv.DictReader((reports / name).read_text().splitlines()))
         assert len(rows) == len(data[key])
         for row, expected in zip(rows, data[key], strict=True):
@@ -80,8 +88,11 @@ def test_csv_and_markdown_say_what_the_json_says(reports):
                     assert float(row[column]) == value
     table = (reports / "summary.md").read_text()
     first = data["summary"][0]
+    # Of two tracks the median over tracks is the mean.
+    assert "| system | metric | stem | tracks | median over frames | mean over frames |" in table
     assert f"| est | SDR | drums | 2 | {first['median_of_medians']:.2f} |" in table
-    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+    for part in table.split("\n\n"):
+        assert len({line.count("|") for line in part.splitlines() if line.startswith("|")}) <= 1
 
 
 def test_the_page_is_whole_and_needs_nothing_beside_itself(reports):
@@ -110,18 +121,25 @@ def test_a_box_plot_draws_what_lies_beyond_the_whiskers_and_nothing_for_no_value
     drawn = xml.etree.ElementTree.fromstring(
         box_plot([("a", [("s", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 30.0]), ("t", [])])])
     )
-    assert len(drawn.findall("circle")) == 1
+    assert not drawn.findall("circle")
     boxes = [rect for rect in drawn.findall("rect") if rect.get("fill-opacity")]
     assert len(boxes) == 1
     ticks = [float(text.text) for text in drawn.findall("text") if text.get("text-anchor") == "end"]
     assert ticks == sorted(ticks)
-    assert ticks[0] <= 1 < 30 <= ticks[-1]
+    # 30 is far beyond: the axis is the boxes', and a triangle at its end says the number.
+    assert ticks[0] <= 1 < 8 <= ticks[-1] < 16
     assert 4 <= len(ticks) <= 10
+    assert len(drawn.findall("path")) == 1
+    assert [text.text for text in drawn.findall("text") if text.get("class") == "small"] == ["30"]
+    near = xml.etree.ElementTree.fromstring(
+        box_plot([("a", [("s", [1.0, 2.0, 3.0, 4.0, 5.0, 9.0]), ("t", [0.0, 6.0])])])
+    )
+    assert not near.findall("path") and len(near.findall("circle")) == 1
 
 
 def test_no_records_make_an_empty_table_and_a_full_disk_is_one_sentence(tmp_path):
-    assert markdown([]).startswith("| system |")
+    assert "| system | metric | stem | tracks |" in markdown(make_report([]))
     (tmp_path / "scores.json").mkdir()
     with pytest.raises(JaxsepError, match=r"scores.json' cannot be written"):
-        write_reports([], tmp_path)
+        write_reports(make_report([]), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]

@@ -229,7 +229,35 @@ def test_what_cannot_be_compared_is_refused():
         bss_eval({}, {}, sample_rate=8192)
     with pytest.raises(ConfigError, match="a hop of 0 samples"):
         bss_eval({"a": good}, {"a": good}, sample_rate=8192, hop_seconds=1e-5)
-    with pytest.raises(AudioError, match="the estimate of stem 'a' is silent throughout"):
-        bss_eval({"a": good}, {"a": 0 * good}, sample_rate=8192)
+    with pytest.raises(AudioError, match="the reference of stem 'a' is silent throughout"):
+        bss_eval({"a": 0 * good}, {"a": good}, sample_rate=8192)
     with pytest.raises(AudioError, match="no sample to score"):
         bss_eval_streamed(lambda: iter([]), ("a",), sample_rate=8192)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "channels that cancel each other"])
+def test_an_estimate_that_is_silent_throughout_is_scored_and_changes_nothing_for_the_others(kind):
+    """The others are museval's with any estimate in its place, since estimates do not take part in each other's."""
+    rng = np.random.default_rng(5)
+    references = {stem: rng.standard_normal((3 * 2000, 2)) for stem in ("a", "b", "c")}
+    estimates = {stem: 0.7 * each + 0.2 * rng.standard_normal(each.shape) for stem, each in references.items()}
+    stand_in = dict(estimates)
+    side = rng.standard_normal(6000) if kind != "zeros" else np.zeros(6000)
+    estimates["b"] = np.stack([side, -side], axis=1)
+    # A frame that is silent in another estimate still takes a frame from all.
+    estimates["c"][:2000] = stand_in["c"][:2000] = 0.0
+    ours = bss_eval(references, estimates, sample_rate=2000)
+    theirs = museval_scores(references, stand_in, sample_rate=2000)
+    for stem in ("a", "c"):
+        for metric in METRICS:
+            np.testing.assert_allclose(ours.frames(stem, metric), theirs.frames(stem, metric), atol=1e-6)
+    true, estimated = (each["b"].reshape(3, -1) for each in (references, estimates))
+    sdr = 10 * np.log10(np.square(true).sum(axis=1) / np.square(true - estimated).sum(axis=1))
+    sdr[0] = np.nan
+    # The sum of museval's three terms, rounded in each
+    np.testing.assert_allclose(ours.frames("b"), sdr, atol=1e-9)
+    assert ours.median("b") == (pytest.approx(0.0, abs=1e-12) if kind == "zeros" else pytest.approx(-3.0, abs=0.3))
+    assert np.isnan(ours.frames("b", "sir")).all() and np.isnan(ours.frames("b", "sar")).all()
+    if kind == "zeros":
+        assert ours.median("b", "isr") == pytest.approx(0.0, abs=1e-12)
+    assert ours.lost_frames == (0, 0, 1)
