@@ -177,6 +177,24 @@ def test_systems_are_compared_in_their_order_with_joined_scores_and_groups(jaxse
     assert "\\textbf{" in Path("out/systems.tex").read_text()
 
 
+def test_several_models_are_compared_in_their_order_beside_stems_on_disk(jaxsep, place, small_model):
+    write_song("songs/a/vocals.wav", 0.3)
+    write_song("songs/a/accompaniment.wav", 0.3, level=0.05)
+    arguments = ["-m", f"second={small_model}", "-m", small_model, "--estimates", "truth=songs", "--metrics", "sdr"]
+    result = jaxsep("evaluate", "--tracks", "songs", "--device", "cpu", "-o", "out", *arguments)
+    assert result.exit_code == 0, result.output
+    data = json.loads(Path("out/scores.json").read_text())
+    assert list(data["systems"]) == ["second", "spleeter-2stems", "truth"]
+    scores = {(row["system"], row["stem"]): row for row in data["comparison"]}
+    for stem in ("vocals", "accompaniment"):
+        # The same weights by two names, one after another on the device.
+        assert scores["second", stem]["value"] == scores["spleeter-2stems", stem]["value"] < 60
+        assert scores["truth", stem]["is_exact"] and scores["truth", stem]["is_best"]
+    again = jaxsep("evaluate", "--tracks", "songs", "--device", "cpu", "-o", "no", "-m", small_model, "-m", small_model)
+    assert again.exit_code == 2
+    assert "Two systems are called 'spleeter-2stems'; give one another name, by --model NAME=MODEL" in again.stderr
+
+
 def test_systems_with_other_stems_are_not_compared_before_the_source_set_is_named(jaxsep, tracks):
     for track in ("one", "two"):
         Path(f"few/{track}").mkdir(parents=True)
