@@ -35,14 +35,24 @@ def test_functions_win_over_the_modules_of_the_same_name(room):
 MODULES = {
     "dsp": ["cuts", "masks", "overlap_add", "stft", "wiener"],
     "metrics": ["bss_eval", "frame_scores", "log_wmse", "museval_wrapper", "sdr", "spectral"],
-    "models": ["domain", "ensemble", "family", "procedure", "spec"],
+    "models": ["cutting", "domain", "ensemble", "family", "procedure", "spec"],
     "training": ["losses", "objective", "optimizer", "state", "step"],
 }
 # What the rest of jaxsep uses of those modules, and users do not need.
 SHARED_WITHIN_JAXSEP = {
     "dsp": {"Cuts", "Edges", "in_single_precision", "reciprocal"},
     "metrics": {"are_silent", "as_pair", "as_stem_pairs", "frame_lengths", "hearing_response", "require_museval"},
-    "models": {"Context", "ProcedureChanges", "all_bins", "check_stems", "hop_of", "in_precision", "select"},
+    "models": {
+        "Context",
+        "ProcedureChanges",
+        "all_bins",
+        "changed_cutting",
+        "check_stems",
+        "chosen_stems",
+        "hop_of",
+        "in_precision",
+        "select",
+    },
 }
 
 

@@ -35,7 +35,7 @@ class Leg(Config):
     framework: str
     task: str
     model: str
-    member: int | None
+    member: int | None = None
     batch_size: int
     threads: int
     warm_up: int
