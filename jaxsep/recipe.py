@@ -72,7 +72,7 @@ def _loader() -> Any:
     """Returns PyYAML's safe loader, but for numbers with an exponent and keys that are named twice."""
     yaml = import_yaml()
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             lines: dict[tuple[str, str], int] = {}
             # As written, before '<<' adds what it merges.

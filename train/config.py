@@ -187,12 +187,17 @@ class LoggingConfig(Config):
     """What is told of a run.
 
     Attributes:
-        every_steps: Steps between rows of metrics.jsonl; every row tells of one step.
+        every_steps: Steps between rows of metrics.jsonl; every row holds means over the steps since the one before.
         tensorboard: Whether TensorBoard's files are written too, below 'tensorboard'.
+        excerpts: At most so many times in a run TensorBoard gets an excerpt of a validated track, to hear and to see:
+            mixture, true sources and estimates. They are spread evenly over the run; 0 for none.
+        excerpt_every: Validations from one excerpt to the next, or more where `excerpts` allows no more of them.
     """
 
     every_steps: int = pydantic.Field(default=10, ge=1)
     tensorboard: bool = True
+    excerpts: int = pydantic.Field(default=20, ge=0)
+    excerpt_every: int = pydantic.Field(default=1, ge=1)
 
 
 class RunConfig(Config):
@@ -250,7 +255,8 @@ def _right_parts(config: type[RunConfig], data: Any, error: pydantic.ValidationE
     right = {}
     for name, field in config.model_fields.items():
         if name in data and name not in wrong:
-            right[name] = pydantic.TypeAdapter(field.annotation).validate_python(data[name])
+            annotation: Any = field.annotation
+            right[name] = pydantic.TypeAdapter(annotation).validate_python(data[name])
         elif name not in data and not field.is_required():
             right[name] = field.default
     return right

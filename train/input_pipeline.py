@@ -139,6 +139,10 @@ class Pipeline:
                 mixture[position] = own_mixture
         return Examples(sources, np.asarray(numbers, np.int32), mixture)
 
+    def epoch(self, step: int) -> float:
+        """Returns how often each track has come, on average, in the examples of so many steps."""
+        return step * self._config.training.batch_size / len(self._tracks)
+
     def describe(self, number: int) -> str:
         """Says where an example comes from ('armygeddon at 12.345 s'). Reads it again.
 

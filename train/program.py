@@ -15,7 +15,7 @@ import optax
 
 from jaxsep.errors import ConfigError
 from jaxsep.training.objective import objective
-from jaxsep.training.optimizer import build_optimizer, learning_rate_schedule
+from jaxsep.training.optimizer import build_optimizer
 from jaxsep.training.state import TrainState, create_state
 from jaxsep.training.step import Metrics, train_step
 from jaxsep.typing import Variables
@@ -32,13 +32,11 @@ class Program(NamedTuple):
     Attributes:
         network: The module, as it is trained.
         optimizer: What updates it.
-        schedule: The learning rate by step.
         step: (state, examples, key) -> (state, metrics), but for `axis_name`.
     """
 
     network: nn.Module
     optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
     step: Any
 
 
@@ -60,7 +58,7 @@ def build_program(config: RunConfig, params: Variables) -> Program:
         optimizer=optimizer,
         config=config,
     )
-    return Program(network, optimizer, learning_rate_schedule(config.optimizer), step)
+    return Program(network, optimizer, step)
 
 
 def build_network(config: RunConfig) -> nn.Module:

@@ -209,7 +209,7 @@ def _with_all_lengths(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fills in the lengths of chunks that follow from others; leaves what is wrong to be told later."""
     config, domain, procedure = (data.get(key) for key in ("config", "domain", "procedure"))
     cutting = procedure.get("cutting") if isinstance(procedure, Mapping) else None
-    if not isinstance(config, FamilyConfig) or not isinstance(cutting, Mapping):
+    if not isinstance(config, FamilyConfig) or not isinstance(procedure, Mapping) or not isinstance(cutting, Mapping):
         return data
     if cutting.get("kind", "chunks") != "chunks":
         return data
