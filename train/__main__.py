@@ -124,20 +124,22 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     import jax
 
     from jaxsep.cli.runtime import use_compilation_cache
-    from train.parallel import check_batch_size
-    from train.tracks import find_tracks
-
-    check_batch_size(config.training.batch_size, devices=jax.device_count(), accumulation=config.training.accumulation)
-    use_compilation_cache()
-    first = jax.process_index() == 0
-    tracks = find_tracks(config.data, config.model)
-
     from train.dataset_check import check_tracks
     from train.loop import run
+    from train.problems import Problems
     from train.progress import shown_progress
+    from train.run_check import check_run
+    from train.tracks import Tracks, find_tracks
     from train.workdir import open_workdir
 
-    report = check_tracks(tracks, config, thorough=check)
+    use_compilation_cache()
+    first = jax.process_index() == 0
+    problems = Problems()
+    check_run(config, workdir, problems, devices=jax.device_count(), thorough=check)
+    tracks = Tracks((), (), ())
+    with problems.noted():
+        tracks = find_tracks(config.data, config.model, problems)
+    report = check_tracks(tracks, config, thorough=check, problems=problems)
     if first:
         _print_check(report)
     if check:

@@ -60,11 +60,15 @@ class DataConfig(Config):
             noise that are computed; 'auto' for what is found.
         stems: Files that make up each stem of the model, by name without ending; a stem that is not named here is the
             file of its own name. 'accompaniment' and 'other', where there is no such file, are all that is not claimed.
+        incomplete: What is done with a track that lacks a file of which a stem is summed in (almost) all others:
+            'refuse', or 'sum' those that it has, and say so.
         mixture: 'sum' for the sum of all files, 'file' for the one called 'mixture' or 'mix', as it is.
         validation_tracks: Tracks that are kept out of training, by name. Empty: those of the folder 'valid' or
             'validation' beside 'train', and musdb's own list for the layouts of that name. The folder 'test' is never
             read.
         segment_length: Samples of a training example; none for a chunk of the model.
+        short: What is done with tracks that are shorter than an example: 'refuse', 'pad' them with silence at their
+            end, or 'leave_out'.
         silent: What is done with examples of which a stem is silent throughout: 'keep', or 'redraw' another place up to
             ten times.
         silent_below_db: What counts as silent: root mean square relative to full scale.
@@ -77,9 +81,11 @@ class DataConfig(Config):
     root: str | None = None
     layout: Layout = "auto"
     stems: dict[str, tuple[str, ...]] = pydantic.Field(default={})
+    incomplete: Literal["refuse", "sum"] = "refuse"
     mixture: Literal["sum", "file"] = "sum"
     validation_tracks: tuple[str, ...] = ()
     segment_length: int | None = pydantic.Field(default=None, gt=0)
+    short: Literal["refuse", "pad", "leave_out"] = "refuse"
     silent: Literal["keep", "redraw"] = "keep"
     silent_below_db: float = pydantic.Field(default=-60.0, lt=0)
     corrupt: Literal["stop", "substitute"] = "stop"

@@ -107,6 +107,17 @@ def excerpt_is_due(step: int, config: RunConfig) -> bool:
     return (all_of_them - number) % apart == 0
 
 
+def check_tensorboard() -> None:
+    """Raises JaxsepError where tensorboardX is missing."""
+    try:
+        import tensorboardX.proto.event_pb2  # noqa: F401
+    except ImportError:
+        raise JaxsepError(
+            "logging.tensorboard needs tensorboardX, which is not installed: pip install 'jaxsep[train]', or set it to "
+            "false."
+        ) from None
+
+
 class MetricsLog:
     """metrics.jsonl: one JSON object a row, in the file as soon as it is told.
 
@@ -170,14 +181,10 @@ class TensorBoardLog:
         Raises:
             JaxsepError: tensorboardX is not installed, or the file cannot be written.
         """
-        try:
-            from tensorboardX.proto.event_pb2 import Event, SessionLog
-            from tensorboardX.proto.summary_pb2 import Summary
-        except ImportError:
-            raise JaxsepError(
-                "logging.tensorboard needs tensorboardX, which is not installed: pip install 'jaxsep[train]', or set "
-                "it to false."
-            ) from None
+        check_tensorboard()
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
         self._event, self._summary = Event, Summary
         # TensorBoard reads files in the order of their names.
         self._path = folder / f"events.out.tfevents.{int(time.time()):010}.{after:09}.{socket.gethostname()}"
