@@ -124,30 +124,40 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     import jax
 
     from jaxsep.cli.runtime import use_compilation_cache
-    from train.parallel import check_batch_size
-    from train.tracks import find_tracks
-
-    check_batch_size(config.training.batch_size, devices=jax.device_count(), accumulation=config.training.accumulation)
-    use_compilation_cache()
-    first = jax.process_index() == 0
-    tracks = find_tracks(config.data, config.model)
-
     from train.dataset_check import check_tracks
     from train.loop import run
+    from train.problems import Problems
+    from train.progress import shown_progress
+    from train.run_check import check_run
+    from train.tracks import Tracks, find_tracks
     from train.workdir import open_workdir
 
-    report = check_tracks(tracks, config, thorough=check)
+    use_compilation_cache()
+    first = jax.process_index() == 0
+    problems = Problems()
+    check_run(config, workdir, problems, devices=jax.device_count(), thorough=check)
+    tracks = Tracks((), (), ())
+    with problems.noted():
+        tracks = find_tracks(config.data, config.model, problems)
+    report = check_tracks(tracks, config, thorough=check, problems=problems)
     if first:
         _print_check(report)
     if check:
         return 0
     stop = _StopRequest()
     with open_workdir(workdir, config):
-        if first:
+        if not first:
+            outcome = run(config, workdir, tracks, stop_requested=stop)
+        else:
             _print_overview(config)
-        outcome = run(config, workdir, tracks, stop_requested=stop, tell=_print_row if first else lambda row: None)
-    if first:
-        _print_outcome(outcome, workdir)
+            with shown_progress(config.training.steps) as progress:
+
+                def tell(row: dict[str, Any]) -> None:
+                    _print_row(row)
+                    progress.tell(row)
+
+                outcome = run(config, workdir, tracks, stop_requested=stop, tell=tell, advance=progress.advance)
+            _print_outcome(outcome, workdir)
     return INTERRUPTED if outcome.interrupted else 0
 
 
@@ -201,15 +211,20 @@ def _print_check(report: Any) -> None:
 
 
 def _print_row(row: dict[str, Any]) -> None:
+    from train.progress import number
+
     if "validation" in row:
-        stems = ", ".join(f"{stem} {score:.2f}" for stem, score in row["validation"]["stems"].items())
-        print(f"step {row['step']}  validation SDR {row['validation']['sdr']:.2f} dB ({stems})", flush=True)
+        told = row["validation"]
+        stems = ", ".join(f"{stem} {number(score, '.2f')}" for stem, score in told["stems"].items())
+        score, loss = number(told["sdr"], ".2f"), number(told["loss"])
+        print(f"step {row['step']}  validation SDR {score} dB ({stems})  loss {loss}", flush=True)
         return
     timing = row["timing"]
     wait = 100 * timing["loader_wait_seconds"] / timing["seconds_per_step"]
     print(
-        f"step {row['step']}  loss {row['loss']:.5g}  gradient {row['gradient_norm']:.3g}  rate "
-        f"{row['learning_rate']:.3g}  {timing['examples_per_second']:.2f} examples/s  waited for data {wait:.1f} %",
+        f"step {row['step']}  epoch {row['epoch']:.4g}  loss {number(row['loss'])}  gradient "
+        f"{number(row['gradient_norm'], '.3g')}  rate {row['learning_rate']:.3g}  "
+        f"{timing['examples_per_second']:.2f} examples/s  waited for data {wait:.1f} %",
         flush=True,
     )
 

@@ -3,13 +3,13 @@
 configs/README.md lists every key with its unit and default; a test compares it with the classes here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 
-from jaxsep.config import Config
+from jaxsep.config import Config, findings, misfit
 from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.models.ensemble import AnySpec
 from jaxsep.models.format_versions import changes_from_version_1, is_version_1
@@ -20,6 +20,8 @@ from jaxsep.training.optimizer import OptimizerConfig
 from jaxsep.version import __version__
 
 Layout = Literal["auto", "folders", "musdb18", "musdb18hq", "prepared", "synthetic"]
+# Steps and examples are counted in 32 bits on the device.
+MOST_EXAMPLES = 2**31 - 1
 # What may differ between a run and its continuation: how long it runs, where its data lie, and what is told of it.
 CHANGEABLE = (
     "training.steps",
@@ -59,11 +61,15 @@ class DataConfig(Config):
             noise that are computed; 'auto' for what is found.
         stems: Files that make up each stem of the model, by name without ending; a stem that is not named here is the
             file of its own name. 'accompaniment' and 'other', where there is no such file, are all that is not claimed.
+        incomplete: What is done with a track that lacks a file of which a stem is summed in (almost) all others:
+            'refuse', or 'sum' those that it has, and say so.
         mixture: 'sum' for the sum of all files, 'file' for the one called 'mixture' or 'mix', as it is.
         validation_tracks: Tracks that are kept out of training, by name. Empty: those of the folder 'valid' or
             'validation' beside 'train', and musdb's own list for the layouts of that name. The folder 'test' is never
             read.
         segment_length: Samples of a training example; none for a chunk of the model.
+        short: What is done with tracks that are shorter than an example: 'refuse', 'pad' them with silence at their
+            end, or 'leave_out'.
         silent: What is done with examples of which a stem is silent throughout: 'keep', or 'redraw' another place up to
             ten times.
         silent_below_db: What counts as silent: root mean square relative to full scale.
@@ -76,9 +82,11 @@ class DataConfig(Config):
     root: str | None = None
     layout: Layout = "auto"
     stems: dict[str, tuple[str, ...]] = pydantic.Field(default={})
+    incomplete: Literal["refuse", "sum"] = "refuse"
     mixture: Literal["sum", "file"] = "sum"
     validation_tracks: tuple[str, ...] = ()
     segment_length: int | None = pydantic.Field(default=None, gt=0)
+    short: Literal["refuse", "pad", "leave_out"] = "refuse"
     silent: Literal["keep", "redraw"] = "keep"
     silent_below_db: float = pydantic.Field(default=-60.0, lt=0)
     corrupt: Literal["stop", "substitute"] = "stop"
@@ -144,7 +152,7 @@ class TrainingConfig(Config):
         seed: Of everything that is drawn.
     """
 
-    steps: int = pydantic.Field(ge=1)
+    steps: int = pydantic.Field(ge=1, le=MOST_EXAMPLES)
     batch_size: int = pydantic.Field(default=4, ge=1)
     accumulation: int = pydantic.Field(default=1, ge=1)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -186,12 +194,17 @@ class LoggingConfig(Config):
     """What is told of a run.
 
     Attributes:
-        every_steps: Steps between rows of metrics.jsonl; every row tells of one step.
+        every_steps: Steps between rows of metrics.jsonl; every row holds means over the steps since the one before.
         tensorboard: Whether TensorBoard's files are written too, below 'tensorboard'.
+        excerpts: At most so many times in a run TensorBoard gets an excerpt of a validated track, to hear and to see:
+            mixture, true sources and estimates. They are spread evenly over the run; 0 for none.
+        excerpt_every: Validations from one excerpt to the next, or more where `excerpts` allows no more of them.
     """
 
     every_steps: int = pydantic.Field(default=10, ge=1)
     tensorboard: bool = True
+    excerpts: int = pydantic.Field(default=20, ge=0)
+    excerpt_every: int = pydantic.Field(default=1, ge=1)
 
 
 class RunConfig(Config):
@@ -221,26 +234,75 @@ class RunConfig(Config):
     validation: ValidationConfig = ValidationConfig()
     logging: LoggingConfig = LoggingConfig()
 
-    @pydantic.model_validator(mode="after")
-    def _the_parts_fit(self) -> "RunConfig":
+    @pydantic.model_validator(mode="wrap")
+    @classmethod
+    def _the_parts_fit(cls, data: Any, handler: Callable[[Any], Any]) -> "RunConfig":
+        """Tells at once what is wrong in the parts, and what does not fit between those that are right."""
         try:
-            self.loss.check(self.model, self.segment_length)
-        except ConfigError as error:
-            raise ValueError(str(error).removesuffix(".")) from None
-        for stem in self.data.stems:
-            if stem not in self.model.stems:
-                raise ValueError(f"data.stems names '{stem}', and the model's stems are {', '.join(self.model.stems)}")
-        if self.data.mixture == "file" and self.augment.any:
-            raise ValueError("the mixture of augmented sources is their sum: use data.mixture 'sum'")
-        patient = self.optimizer.schedule.kind == "plateau" or self.validation.patience is not None
-        if patient and self.validation.every_steps is None:
-            raise ValueError("a plateau or patience needs validation.every_steps")
-        return self
+            config = handler(data)
+            found = [misfit(each, data) for each in _misfits(dict(config))]
+        except pydantic.ValidationError as error:
+            found = findings(error)
+            found += [misfit(each, data) for each in _misfits(_right_parts(cls, data, error))]
+        if found:
+            raise pydantic.ValidationError.from_exception_data(cls.__name__, found)
+        return config
 
     @property
     def segment_length(self) -> int:
         """Samples of what the network sees of an example."""
         return self.data.segment_length or self.model.chunk_length
+
+
+def _right_parts(config: type[RunConfig], data: Any, error: pydantic.ValidationError) -> dict[str, Any]:
+    """Returns those parts of a config, of which some are wrong, that are right."""
+    wrong = {each["loc"][0] for each in error.errors() if each["loc"]}
+    if not isinstance(data, Mapping):
+        return {}
+    right = {}
+    for name, field in config.model_fields.items():
+        if name in data and name not in wrong:
+            annotation: Any = field.annotation
+            right[name] = pydantic.TypeAdapter(annotation).validate_python(data[name])
+        elif name not in data and not field.is_required():
+            right[name] = field.default
+    return right
+
+
+def _misfits(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what does not fit together, a clause each.
+
+    Args:
+        parts: Those of a config that are right by themselves, by name.
+    """
+    model, data, training, validation, optimizer, augment, loss = (
+        parts.get(name) for name in ("model", "data", "training", "validation", "optimizer", "augment", "loss")
+    )
+    if model and loss:
+        length = data.segment_length if data and data.segment_length else model.chunk_length
+        try:
+            loss.check(model, length)
+        except ConfigError as error:
+            yield str(error).removesuffix(".")
+    if model and data:
+        for stem in data.stems:
+            if stem not in model.stems:
+                yield f"data.stems names '{stem}', and the model's stems are {', '.join(model.stems)}"
+    if model and data and data.segment_length is not None:
+        try:
+            model.check_length(data.segment_length)
+        except ConfigError as error:
+            yield f"data.segment_length: {error}".removesuffix(".")
+    if data and augment and data.mixture == "file" and augment.any:
+        yield "the mixture of augmented sources is their sum: use data.mixture 'sum'"
+    if validation and validation.every_steps is None:
+        if validation.patience is not None or (optimizer and optimizer.schedule.kind == "plateau"):
+            yield "a plateau or patience needs validation.every_steps"
+    if training and training.steps * training.batch_size > MOST_EXAMPLES:
+        yield (
+            f"training.steps times training.batch_size are {training.steps * training.batch_size} examples, and "
+            f"{MOST_EXAMPLES} can be counted; lower one of them"
+        )
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -271,14 +333,11 @@ def _with_model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
             started_from = _member_of(read_spec(resolve(init["checkpoint"])), init.get("member"))
         except CheckpointError as error:
             raise ConfigError(f"init.checkpoint of {path}: {error}") from None
-        base = started_from.model_dump()
-        cutting = base["procedure"]["cutting"]
-        if cutting.get("estimate_length") == cutting["chunk_length"]:
-            cutting["estimate_length"] = 0  # all, also where a recipe asks for other chunks
         try:
             changes = changes_from_version_1(model, started_from.model_dump()) if is_version_1(model) else model
         except ValueError as error:
             raise ConfigError(f"The model of {path}: {error}.") from None
+        base = _without_lengths(started_from.model_dump(), changes)
         model = _merged(base, {"name": path.stem, "provenance": None, **changes})
         if model["provenance"] is None:
             model["provenance"] = f"fine-tuned from {started_from.name} with jaxsep {__version__}"
@@ -299,6 +358,16 @@ def _member_of(spec: AnySpec, member: Any) -> ModelSpec:
             f"'{spec.name}' is an ensemble; name one of its members 0 to {len(spec.members) - 1} by init.member."
         )
     return spec.members[member]
+
+
+def _without_lengths(base: dict[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the model to start from without the lengths of its chunks, where a recipe gives one: others follow."""
+    given: Any = model.get("procedure")
+    given = given.get("cutting") if isinstance(given, Mapping) else None
+    if isinstance(given, Mapping) and given.keys() & {"chunk_length", "estimate_length"}:
+        for key in ("chunk_length", "estimate_length", "chunk_hop"):
+            base["procedure"]["cutting"].pop(key, None)
+    return base
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is looked at before a run: that tracks are there, are what the model takes, and can be read."""
+"""What is looked at before a run: that tracks are there, are what the model takes, are music, and can be read."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,10 @@ import numpy as np
 
 from jaxsep.errors import AudioError, ConfigError
 from train.config import RunConfig
-from train.input_pipeline import read_length
+from train.input_pipeline import read_length, usable_tracks
 from train.levels import Levels, warn_of_levels
 from train.prepared import PreparedRecording
+from train.problems import Problems
 from train.recordings import MIXTURE, Recording, some_of, warn_of_lengths
 from train.stretch import check_available
 from train.tracks import Track, Tracks
@@ -61,104 +62,136 @@ class DatasetReport:
         return "\n".join(lines)
 
 
-def check_tracks(tracks: Tracks, config: RunConfig, *, thorough: bool = False) -> DatasetReport:
+def check_tracks(
+    tracks: Tracks, config: RunConfig, *, thorough: bool = False, problems: Problems | None = None
+) -> DatasetReport:
     """Looks at all tracks.
 
     Args:
         tracks: Of the run.
         config: Of the run.
         thorough: Whether every sample is read, instead of excerpts.
+        problems: What was met before; all that is wrong is raised together with it.
 
     Raises:
         ConfigError: Nothing can be learned from them: there are none, there is none to validate on though that is
-            wanted, they are of another format than the model's, are too short, or cannot be read.
+            wanted, they are of another format than the model's, are too short, are no music by their level, or cannot
+            be read. Where several things are wrong, it lists them.
+        AudioError: One file cannot be read.
     """
+    problems = Problems() if problems is None else problems
     every = (*tracks.train, *tracks.validation)
-    _refuse_missing(tracks, config)
-    _refuse_other_formats(every, config)
-    _refuse_short(tracks.train, config)
+    _note_missing(tracks, config, problems)
+    strangers = _note_other_formats(every, config, problems)
+    usable = usable_tracks(tracks.train, config, problems)
+    if tracks.train and not usable and config.data.short == "leave_out":
+        problems.add(ConfigError("All tracks are shorter than an example, and data.short is 'leave_out'; use 'pad'."))
     if config.augment.stretch:
-        check_available()
-    warnings = warn_of_lengths([track.recording for track in every])
-    if len(tracks.train) == 1:
-        warnings.append(f"There is one track to learn from, '{tracks.train[0].name}'; a model needs many.")
-    slow = [track.name for track in tracks.train if not track.recording.seekable]
+        with problems.noted():
+            check_available()
+    warnings = [*tracks.notes, *_warn_of_short(tracks.train, config)]
+    warnings += warn_of_lengths([track.recording for track in every])
+    if len(usable) == 1:
+        warnings.append(f"There is one track to learn from, '{usable[0].name}'; a model needs many.")
+    slow = [track.name for track in usable if not track.recording.seekable]
     if slow:
         warnings.append(
             f"Examples from {some_of(slow)} are decoded from the beginning of the file each time; run `python -m "
             "train.prepare` once to read them at once."
         )
     with ThreadPoolExecutor(config.data.threads) as pool:
-        looked = list(pool.map(lambda track: _look(track.recording, config, thorough), every))
-    warnings += [each for each in looked if isinstance(each, str)]
-    levels = [each for each in looked if isinstance(each, Levels)]
-    warnings += warn_of_levels(levels, "throughout" if thorough else "in what was read")
+        readable = [track.recording for track in every if track not in strangers]
+        looked = list(pool.map(lambda recording: _look(recording, thorough), readable))
+    for levels, errors in looked:
+        for error in errors:
+            if config.data.corrupt == "substitute":
+                warnings.append(str(error))
+            else:
+                mend = "mend it, take the track away, or set data.corrupt to 'substitute'"
+                problems.add(ConfigError(f"{str(error).removesuffix('.')}; {mend}."))
+        for error in levels.errors:
+            problems.add(error)
+    warnings += warn_of_levels(
+        [levels for levels, errors in looked if not errors], "throughout" if thorough else "in what was read"
+    )
+    problems.refuse()
     hours = {
         split: (len(some), sum(track.length for track in some) / config.model.sample_rate / 3600)
-        for split, some in (("train", tracks.train), ("validation", tracks.validation))
+        for split, some in (("train", usable), ("validation", tracks.validation))
     }
     return DatasetReport(
         splits=hours,
         sources=tracks.names,
         sample_rate=config.model.sample_rate,
         channels=config.model.channels,
-        shortest_seconds=min(track.length for track in tracks.train) / config.model.sample_rate,
+        shortest_seconds=min(track.length for track in usable) / config.model.sample_rate,
         read="every sample" if thorough else _READ,
         warnings=tuple(warnings),
     )
 
 
-def _refuse_missing(tracks: Tracks, config: RunConfig) -> None:
-    if not tracks.train:
-        raise ConfigError("No track is left to learn from; leave some out of data.validation_tracks.")
-    if config.validation.every_steps is not None and not tracks.validation:
-        raise ConfigError(
-            "validation.every_steps asks for validation, and no track is kept for it: name some in "
-            "data.validation_tracks, or make a folder 'valid' beside 'train'."
+def _note_missing(tracks: Tracks, config: RunConfig, problems: Problems) -> None:
+    # Where tracks are left out for what is wrong with them, these may be the ones.
+    if not tracks.train and not problems:
+        problems.add(ConfigError("No track is left to learn from; leave some out of data.validation_tracks."))
+    if config.validation.every_steps is not None and not tracks.validation and not problems:
+        problems.add(
+            ConfigError(
+                "validation.every_steps asks for validation, and no track is kept for it: name some in "
+                "data.validation_tracks, or make a folder 'valid' beside 'train'."
+            )
         )
-    if config.data.mixture == "file":
-        every = (*tracks.train, *tracks.validation)
-        if without := [track.name for track in every if not track.recording.has_mixture]:
-            raise ConfigError(f"data.mixture is 'file', and {some_of(without)} has none; use 'sum'.")
+    for track in (*tracks.train, *tracks.validation):
+        if config.data.mixture == "file" and not track.recording.has_mixture:
+            problems.add(ConfigError(f"data.mixture is 'file', and {track.name} has none; use 'sum'."))
 
 
-def _refuse_other_formats(tracks: Sequence[Track], config: RunConfig) -> None:
+def _note_other_formats(tracks: Sequence[Track], config: RunConfig, problems: Problems) -> set[Track]:
+    """Returns the tracks that are of another format than the model's."""
     rate, channels = config.model.sample_rate, config.model.channels
-    if strangers := [each for track in tracks for each in track.recording.strangers(rate, channels)]:
-        raise ConfigError(
-            f"The model takes {rate} Hz and {channels} channels, and {some_of(strangers)} is something else; run "
-            f"`python -m train.prepare --sample-rate {rate} --channels {channels}`, which converts."
+    found = {track: track.recording.strangers(rate, channels) for track in tracks}
+    for stranger in (each for strangers in found.values() for each in strangers):
+        problems.add(
+            ConfigError(
+                f"The model takes {rate} Hz and {channels} channels, and {stranger} is something else; run `python -m "
+                f"train.prepare --sample-rate {rate} --channels {channels}`, which converts."
+            )
         )
+    return {track for track, strangers in found.items() if strangers}
 
 
-def _refuse_short(tracks: Sequence[Track], config: RunConfig) -> None:
+def _warn_of_short(tracks: Sequence[Track], config: RunConfig) -> list[str]:
     needed, rate = read_length(config), config.model.sample_rate
-    if short := [f"{track.name} ({track.length / rate:.2f} s)" for track in tracks if track.length < needed]:
-        raise ConfigError(
-            f"An example takes {needed / rate:.2f} s, and {some_of(short)} is shorter; take it away, or lower "
-            "data.segment_length."
-        )
+    short = [f"{track.name} ({track.length / rate:.2f} s)" for track in tracks if track.length < needed]
+    if not short or config.data.short == "refuse":
+        return []
+    done = "left out" if config.data.short == "leave_out" else "padded with silence"
+    return [f"Shorter than an example, which takes {needed / rate:.2f} s, and {done}: {some_of(short)}."]
 
 
-def _look(recording: Recording, config: RunConfig, thorough: bool) -> Levels | str:
-    """Reads a recording, or some of it, and returns how loud it is, or why it cannot be read."""
+def _look(recording: Recording, thorough: bool) -> tuple[Levels, list[AudioError]]:
+    """Reads a recording, or some of it; returns how loud it is, and why which part of it cannot be read."""
     parts = [*recording.parts, MIXTURE] if recording.has_mixture else list(recording.parts)
-    levels = Levels(recording)
-    try:
-        if thorough and isinstance(recording, PreparedRecording):
+    levels, errors = Levels(recording), dict[str, AudioError]()
+    if thorough and isinstance(recording, PreparedRecording):
+        try:
             recording.check_hash()
-        for start, length in _all_of(recording) if thorough else _excerpts(recording):
-            audio = recording.read(parts, start, length)
-            if not np.isfinite(audio).all():
-                raise AudioError(f"The track '{recording.name}' holds NaN or infinity.")
-            levels.add(audio)
-    except AudioError as error:
-        if config.data.corrupt == "substitute":
-            return str(error)
-        raise ConfigError(
-            f"{str(error).removesuffix('.')}; mend it, take the track away, or set data.corrupt to 'substitute'."
-        ) from None
-    return levels
+        except AudioError as error:
+            return levels, [error]
+    for start, length in _all_of(recording) if thorough else _excerpts(recording):
+        audio = np.zeros((len(parts), length, recording.channels), np.float32)
+        for out, part in zip(audio, parts, strict=True):
+            if part in errors:
+                continue
+            try:
+                out[:] = recording.read([part], start, length)[0]
+                if not np.isfinite(out).all():
+                    raise AudioError(f"{recording.describe_part(part)} holds NaN or infinity.")
+            except AudioError as error:
+                errors[part] = error
+                out[:] = 0
+        levels.add(audio)
+    return levels, list(errors.values())
 
 
 def _excerpts(recording: Recording) -> Iterator[tuple[int, int]]:

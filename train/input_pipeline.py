@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from jaxsep.errors import AudioError
+from jaxsep.errors import AudioError, ConfigError
 from train.augment import Examples
 from train.config import RunConfig
+from train.problems import Problems
 from train.stretch import read_length as stretched_read_length
 from train.stretch import stretch
 from train.tracks import REST, Track
@@ -41,6 +42,27 @@ def read_length(config: RunConfig) -> int:
     if not config.augment.stretch:
         return length
     return stretched_read_length(length, 1 + config.augment.tempo, config.model.sample_rate)
+
+
+def usable_tracks(tracks: Sequence[Track], config: RunConfig, problems: Problems) -> tuple[Track, ...]:
+    """Returns the tracks that examples are cut out of: those that are long enough, or are padded.
+
+    Args:
+        tracks: To learn from.
+        config: Of the run, which says what is done with shorter ones.
+        problems: Where shorter ones are put aside, if they are refused.
+    """
+    needed, rate = read_length(config), config.model.sample_rate
+    short = [track for track in tracks if track.length < needed]
+    if config.data.short == "refuse":
+        for track in short:
+            problems.add(
+                ConfigError(
+                    f"An example takes {needed / rate:.2f} s, and {track.name} ({track.length / rate:.2f} s) is "
+                    "shorter; take it away, lower data.segment_length, or set data.short to 'pad' or 'leave_out'."
+                )
+            )
+    return tuple(tracks) if config.data.short == "pad" else tuple(track for track in tracks if track not in short)
 
 
 @runtime_checkable
@@ -89,8 +111,13 @@ class Pipeline:
             tracks: To learn from; checked.
             host: Which one this is; None for JAX's process.
             hosts: How many there are; None for all of JAX's.
+
+        Raises:
+            ConfigError: A track is shorter than an example, and not to be padded or left out.
         """
-        self._config, self._tracks = config, tuple(tracks)
+        problems = Problems()
+        self._config, self._tracks = config, usable_tracks(tracks, config, problems)
+        problems.refuse()
         self._host = jax.process_index() if host is None else host
         self._hosts = jax.process_count() if hosts is None else hosts
         self._n_sources = len(self._tracks[0].sources)
@@ -138,6 +165,10 @@ class Pipeline:
             if mixture is not None:
                 mixture[position] = own_mixture
         return Examples(sources, np.asarray(numbers, np.int32), mixture)
+
+    def epoch(self, step: int) -> float:
+        """Returns how often each track has come, on average, in the examples of so many steps."""
+        return step * self._config.training.batch_size / len(self._tracks)
 
     def describe(self, number: int) -> str:
         """Says where an example comes from ('armygeddon at 12.345 s'). Reads it again.
@@ -193,7 +224,8 @@ class Pipeline:
             semitones = rng.uniform(-augment.pitch_semitones, augment.pitch_semitones)
             tempo = rng.uniform(1 - augment.tempo, 1 + augment.tempo)
         draw = Draw(tracks, (0,) * n_places, semitones, tempo)
-        spare = [self._tracks[track].length - self._read_length(draw) for track in tracks]
+        # Silence follows a track that is shorter, from its first sample on.
+        spare = [max(self._tracks[track].length - self._read_length(draw), 0) for track in tracks]
         return draw._replace(starts=tuple(int(rng.integers(each + 1)) for each in spare))
 
     def _read_length(self, draw: Draw) -> int:

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from train.recordings import Recording, some_of
+from jaxsep.errors import AudioError
+from train.recordings import MIXTURE, Recording, some_of
 
 # Below this a part counts as silent, if so much of it or all of it was looked at.
 _SILENT_DB = -90.0
 _ENOUGH_SECONDS = 3.0
+# Samples of audio lie between -1 and 1; somewhat louder ones are heard of in float files, these are other numbers.
+_LARGEST = 100.0
 # The sum of files may differ from the mixture by rounding; not by more.
 _RESIDUAL_DB = -40.0
 
@@ -26,6 +29,10 @@ class Levels:
         self.name = recording.name
         self._parts, self._has_mixture = recording.parts, recording.has_mixture
         self._energies = np.zeros(len(self._parts))
+        self._places = [recording.describe_part(part) for part in self._parts]
+        if self._has_mixture:
+            self._places.append(recording.describe_part(MIXTURE))
+        self._peaks = np.zeros(len(self._places))
         self._mixture = self._residual = 0.0
         self._values = 0
         self._enough = min(round(_ENOUGH_SECONDS * recording.sample_rate), recording.length) * recording.channels
@@ -33,11 +40,24 @@ class Levels:
     def add(self, audio: Float32[np.ndarray, "part time channel"]) -> None:
         """Looks at a stretch of all parts, and of the mixture after them where it is there."""
         parts = audio[: len(self._parts)]
+        self._peaks = np.maximum(self._peaks, np.abs(audio).max(axis=(1, 2), initial=0))
         self._energies += np.einsum("ptc,ptc->p", parts, parts, dtype=np.float64)
         self._values += parts[0].size
         if self._has_mixture:
             self._mixture += float(np.square(audio[-1], dtype=np.float64).sum())
             self._residual += float(np.square(audio[-1] - parts.sum(axis=0), dtype=np.float64).sum())
+
+    @property
+    def errors(self) -> list[AudioError]:
+        """What cannot be music, by its level: each file with its peak."""
+        return [
+            AudioError(
+                f"{place} reaches {peak:.3g}, {20 * np.log10(peak):.0f} dB above full scale, which is no music; scale "
+                "it to between -1 and 1."
+            )
+            for place, peak in zip(self._places, self._peaks, strict=True)
+            if peak > _LARGEST
+        ]
 
     @property
     def silent_parts(self) -> list[str]:

@@ -17,7 +17,7 @@ from train.parallel import check_batch_size, on_any_process, replicate, replicat
 from train.program import build_program, initial_state, initial_variables
 from train.tracks import Tracks
 from train.validate import Validation, Validator
-from train.watch import Made, Watch
+from train.watch import Interval, Made, Watch
 from train.writers import Writers
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def run(
     *,
     stop_requested: Callable[[], bool] = lambda: False,
     tell: Callable[[dict[str, Any]], None] = lambda row: None,
+    advance: Callable[[int], None] = lambda step: None,
 ) -> Outcome:
     """Trains from where the workdir is to the last step, or until told to stop.
 
@@ -53,6 +54,7 @@ def run(
         tracks: What it learns from, checked.
         stop_requested: Asked between two steps.
         tell: Called with every row that is written.
+        advance: Called with the number of each step that the devices were told to make, and of the one gone on from.
 
     Raises:
         JaxsepError: The run cannot go on; what was saved stays.
@@ -67,9 +69,11 @@ def run(
     key = jax.random.key(training.seed)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, config.checkpoints))
-        validation = Validation()
+        validation, interval = Validation(), Interval()
         if (restored := checkpoints.restore(state)) is not None:
             state, validation = restored.state, Validation.from_json(restored.record["validation"])
+            # Not there in runs of versions whose rows told of one step.
+            interval = Interval.from_json(restored.record.get("interval", interval.to_json()))
             logger.info("going on after step %d", int(state.step))
         start = int(state.step)
         state = replicate(state)
@@ -77,7 +81,9 @@ def run(
         validator = Validator(config, tracks.validation) if config.validation.every_steps is not None else None
         pipeline = Pipeline(config, tracks.train)
         batches = stack.enter_context(closing(pipeline.batches(first_step=start)))
-        watch = Watch(config, program.schedule, writers, pipeline, workdir, state)
+        factor = float(state.learning_rate_factor)
+        watch = Watch(config, writers, pipeline, workdir, interval=interval, learning_rate_factor=factor)
+        advance(start)
         step, told = start, False
         while step < training.steps and not told and not validation.is_over(config.validation):
             began = time.perf_counter()
@@ -86,20 +92,22 @@ def run(
             state, metrics = step_fn(state, shard(examples, devices), key)
             step += 1
             watch.made(Made(step, metrics, examples, waited))
+            advance(step)
             told = _is_told_to_stop(stop_requested, step, config)
             score = None
             if validator is not None and (step % validator.every_steps == 0 or step == training.steps):
                 watch.finish()
+                began = time.perf_counter()
                 scores = validator.scores(state.evaluated_variables)
                 validation, factor = validation.after(step, scores, config)
                 state = state.replace(learning_rate_factor=replicate(np.float32(factor)))
-                writers.write_validation(step, scores, validator.excerpt)
-                watch.resume(factor)
+                writers.write_validation(step, pipeline.epoch(step), scores, validator.excerpt)
+                watch.validated(time.perf_counter() - began, factor)
                 score = scores.mean
             last = told or step == training.steps
             if last or score is not None or step % config.checkpoints.every_steps == 0:
                 watch.finish()
-                checkpoints.save(state, _record(config, validation), score=score)
+                checkpoints.save(state, _record(config, validation, watch.interval), score=score)
     return Outcome(step, told and step < training.steps, validation.best_score)
 
 
@@ -110,9 +118,10 @@ def _is_told_to_stop(stop_requested: Callable[[], bool], step: int, config: RunC
     return step % config.logging.every_steps == 0 and on_any_process(stop_requested())
 
 
-def _record(config: RunConfig, validation: Validation) -> dict[str, Any]:
+def _record(config: RunConfig, validation: Validation, interval: Interval) -> dict[str, Any]:
     return {
         "spec": config.model.model_dump(mode="json"),
         "config": config.model_dump(mode="json"),
         "validation": validation.to_json(),
+        "interval": interval.to_json(),
     }

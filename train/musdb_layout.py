@@ -11,34 +11,35 @@ from pathlib import Path
 from typing import Any
 
 from jaxsep.errors import ConfigError
-from train.recordings import MIXTURE, AudioFile, FileRecording
+from train.problems import Problems
+from train.recordings import MIXTURE, AudioFile, FileRecording, open_recording
 
 
-def find_musdb(root: Path, *, is_wav: bool, split: str | None) -> list[FileRecording]:
+def find_musdb(root: Path, problems: Problems, *, is_wav: bool, split: str | None) -> list[FileRecording]:
     """Returns the recordings of the folder 'train', sorted by name.
 
     Args:
         root: The folder of the data set.
+        problems: Files that are not audio are put aside there, and their tracks left out.
         is_wav: Whether it is MUSDB18-HQ.
         split: 'train' or 'valid', by musdb's list; None for both.
 
     Raises:
         ConfigError: musdb is not installed.
-        AudioError: A file is not audio.
     """
-    return [
-        _recording(track) for track in _load_musdb().DB(str(root), is_wav=is_wav, subsets=["train"], split=split).tracks
-    ]
+    found = _load_musdb().DB(str(root), is_wav=is_wav, subsets=["train"], split=split).tracks
+    recordings = [_recording(track, problems) for track in found]
+    return [recording for recording in recordings if recording is not None]
 
 
-def _recording(track: Any) -> FileRecording:
+def _recording(track: Any, problems: Problems) -> FileRecording | None:
     def file(path: str, stem_id: int) -> AudioFile:
         return AudioFile(Path(path), 0 if track.is_wav else stem_id)
 
     files = {name: file(source.path, source.stem_id) for name, source in track.sources.items()}
     if Path(track.path).exists():
         files[MIXTURE] = file(track.path, track.stem_id)
-    return FileRecording(track.name, files)
+    return open_recording(track.name, files, problems)
 
 
 @functools.cache

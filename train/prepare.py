@@ -36,6 +36,7 @@ from train.prepared import (
     file_sha256,
     fits_int16,
 )
+from train.problems import Problems
 from train.recordings import MIXTURE, AudioFile, FileRecording, Recording, warn_of_lengths
 from train.tracks import find_recordings
 
@@ -123,6 +124,10 @@ def prepare(
             pool = ThreadPoolExecutor(threads or os.cpu_count())
             stack.callback(pool.shutdown, cancel_futures=True)
             written = list(pool.map(write, enumerate(work)))
+            problems = Problems()
+            for error in (error for _, level in written for error in level.errors):
+                problems.add(error)
+            problems.refuse()
             index = DatasetIndex(
                 sample_rate=sample_rate, channels=channels, tracks=tuple(entry for entry, _ in written)
             )

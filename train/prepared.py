@@ -17,6 +17,7 @@ import pydantic
 
 from jaxsep.config import Config
 from jaxsep.errors import AudioError, ConfigError
+from train.problems import Problems
 from train.recordings import MIXTURE, Parts, Recording
 
 INDEX = "dataset.json"
@@ -134,6 +135,10 @@ class PreparedRecording(Recording):
         if found != self._entry.sha256:
             raise AudioError(f"{self.path} is not what was written (its sha256 differs); prepare the data again.")
 
+    def describe_part(self, part: str) -> str:
+        """See `Recording.describe_part`."""
+        return f"'{part}' in {self.path}"
+
     def _records(self, numbers: Sequence[int]) -> list[bytes]:
         from array_record.python.array_record_module import ArrayRecordReader
 
@@ -148,12 +153,15 @@ class PreparedRecording(Recording):
             raise AudioError(f"{self.path} cannot be read ({_first_clause(error)}); prepare the data again.") from None
 
 
-def find_prepared(root: Path) -> tuple[list[PreparedRecording], list[PreparedRecording]]:
+def find_prepared(root: Path, problems: Problems) -> tuple[list[PreparedRecording], list[PreparedRecording]]:
     """Returns the recordings of a prepared folder: those to learn from, and those kept out of it.
+
+    Args:
+        root: The folder.
+        problems: Files that are not as long as they were are put aside there, and left out.
 
     Raises:
         ConfigError: It is no such folder.
-        AudioError: A file of it is not as long as it was.
     """
     path = root / INDEX
     try:
@@ -166,7 +174,10 @@ def find_prepared(root: Path) -> tuple[list[PreparedRecording], list[PreparedRec
     if version != FORMAT_VERSION:
         raise ConfigError(f"{path} has the format version {version}, and {FORMAT_VERSION} is read; prepare it again.")
     index = DatasetIndex.parse(data, where=str(path))
-    recordings = {entry: PreparedRecording(root, index, entry) for entry in index.tracks}
+    recordings: dict[TrackEntry, PreparedRecording] = {}
+    for entry in index.tracks:
+        with problems.noted():
+            recordings[entry] = PreparedRecording(root, index, entry)
     train = [recording for entry, recording in recordings.items() if entry.split == "train"]
     return train, [recording for entry, recording in recordings.items() if entry.split == "valid"]
 

@@ -15,7 +15,7 @@ import optax
 
 from jaxsep.errors import ConfigError
 from jaxsep.training.objective import objective
-from jaxsep.training.optimizer import build_optimizer, learning_rate_schedule
+from jaxsep.training.optimizer import build_optimizer
 from jaxsep.training.state import TrainState, create_state
 from jaxsep.training.step import Metrics, train_step
 from jaxsep.typing import Variables
@@ -32,13 +32,11 @@ class Program(NamedTuple):
     Attributes:
         network: The module, as it is trained.
         optimizer: What updates it.
-        schedule: The learning rate by step.
         step: (state, examples, key) -> (state, metrics), but for `axis_name`.
     """
 
     network: nn.Module
     optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
     step: Any
 
 
@@ -60,7 +58,7 @@ def build_program(config: RunConfig, params: Variables) -> Program:
         optimizer=optimizer,
         config=config,
     )
-    return Program(network, optimizer, learning_rate_schedule(config.optimizer), step)
+    return Program(network, optimizer, step)
 
 
 def build_network(config: RunConfig) -> nn.Module:
@@ -77,28 +75,81 @@ def initial_variables(config: RunConfig) -> Variables:
         CheckpointError: It cannot be read.
     """
     shapes = expected_shapes(config.model)
-    fresh = {path: True for path in shapes}
-    loaded: dict[str, Any] = {}
-    if config.init is not None:
-        loaded = flatten(load_one(config.init.checkpoint, member=config.init.member).variables)
-        fresh = {path: any(fnmatch.fnmatchcase(path, each) for each in config.init.fresh) for path in shapes}
-        for pattern in config.init.fresh:
-            if not any(fnmatch.fnmatchcase(path, pattern) for path in shapes):
-                raise ConfigError(f"init.fresh: '{pattern}' matches no variable; they are called like '{min(shapes)}'.")
-        for path, shape in shapes.items():
-            found = np.shape(loaded[path]) if path in loaded else "nothing"
-            if not fresh[path] and found != shape:
-                raise ConfigError(
-                    f"The model needs '{path}' of shape {shape}, and '{config.init.checkpoint}' has {found}; change "
-                    "the model, or name it in init.fresh to start it from random numbers."
-                )
-    drawn = flatten(_draw(config)) if any(fresh.values()) else {}
-    return unflatten({path: drawn[path] if fresh[path] else loaded[path] for path in shapes})
+    loaded = loaded_variables(config)
+    drawn = flatten(_draw(config)) if loaded.keys() != shapes.keys() else {}
+    return unflatten({path: loaded[path] if path in loaded else drawn[path] for path in shapes})
+
+
+def loaded_variables(config: RunConfig) -> dict[str, Any]:
+    """Returns those of the variables before the first step that are a checkpoint's, by path.
+
+    Raises:
+        ConfigError: The checkpoint does not hold what is not said to be fresh, or a pattern matches nothing.
+        CheckpointError: It cannot be read.
+    """
+    if config.init is None:
+        return {}
+    shapes, init = expected_shapes(config.model), config.init
+    for pattern in init.fresh:
+        if not any(fnmatch.fnmatchcase(path, pattern) for path in shapes):
+            raise ConfigError(f"init.fresh: '{pattern}' matches no variable; they are called like '{min(shapes)}'.")
+    loaded = flatten(load_one(init.checkpoint, member=init.member).variables)
+    wanted = [path for path in shapes if not any(fnmatch.fnmatchcase(path, each) for each in init.fresh)]
+    for path in wanted:
+        found = np.shape(loaded[path]) if path in loaded else "nothing"
+        if found != shapes[path]:
+            raise ConfigError(
+                f"The model needs '{path}' of shape {shapes[path]}, and '{init.checkpoint}' has {found}; change the "
+                "model, or name it in init.fresh to start it from random numbers."
+            )
+    return {path: loaded[path] for path in wanted}
 
 
 def initial_state(config: RunConfig, program: Program, variables: Variables) -> TrainState:
     """Returns the state before the first step."""
     return create_state(variables, program.optimizer, ema=config.training.ema_decay is not None)
+
+
+def step_shapes(config: RunConfig, share: tuple[int, ...]) -> tuple[Program, Any, Any, Any]:
+    """Returns the step of a recipe and the shapes that go into it. Nothing is drawn, read or computed.
+
+    Args:
+        config: The recipe.
+        share: Leading axes of a batch: (devices, examples of each) for a replicated step, (examples,) for one alone.
+
+    Returns:
+        The program, and the shapes of its state, examples and key.
+    """
+    spec = config.model
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shape = spec.input_shape(config.segment_length)
+    mixture = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    variables = jax.eval_shape(partial(spec.network().init, train=False), key, mixture)
+    program = build_program(config, variables["params"])
+    ema = config.training.ema_decay is not None
+    state = jax.eval_shape(partial(create_state, optimizer=program.optimizer, ema=ema), variables)
+    length = config.segment_length + config.augment.shift
+    sources = jax.ShapeDtypeStruct((*share, len(spec.stems), length, spec.channels), jnp.float32)
+    examples = Examples(sources, jax.ShapeDtypeStruct(share, jnp.int32))
+    return program, state, examples, key
+
+
+def check_step(config: RunConfig) -> None:
+    """Traces a step of a recipe, so that what cannot be built is known before anything is computed.
+
+    Raises:
+        ConfigError: It cannot be built.
+    """
+    try:
+        program, *shapes = step_shapes(config, (1, config.training.accumulation))
+        # One of many devices, as far as axes are concerned.
+        step = jax.vmap(partial(program.step, axis_name=AXIS), in_axes=(None, 0, None), axis_name=AXIS)
+        jax.eval_shape(step, *shapes)
+    except ConfigError:
+        raise
+    except Exception as error:  # of shapes that do not fit, which have no common class
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].removesuffix(".")
+        raise ConfigError(f"A step of this recipe cannot be built: {reason}.") from None
 
 
 def _draw(config: RunConfig) -> Variables:

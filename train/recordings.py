@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from jaxsep.audio.decoders import AudioInfo, open_decoder
 from jaxsep.audio.reader import AudioReader
 from jaxsep.errors import AudioError
+from train.problems import Problems
 
 # What the file of the mixture is called among the parts of a recording.
 MIXTURE = "mixture"
@@ -72,6 +73,10 @@ class Recording(abc.ABC):
     def unequal_lengths(self) -> str:
         """How long each part is, where they differ; else ''."""
         return ""
+
+    def describe_part(self, part: str) -> str:
+        """Returns where a part, or the mixture, is to be found."""
+        return f"'{part}' of the track '{self.name}'"
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,26 @@ class FileRecording(Recording):
         if max(lengths.values()) - min(lengths.values()) <= tolerance:
             return ""
         return ", ".join(f"{part} {length}" for part, length in lengths.items())
+
+    def describe_part(self, part: str) -> str:
+        """See `Recording.describe_part`."""
+        file = self.files[part]
+        return f"{file.path} (stream {file.stream})" if file.stream else str(file.path)
+
+
+def open_recording(name: str, files: Mapping[str, AudioFile], problems: Problems) -> FileRecording | None:
+    """Returns a recording whose files can all be opened; None where not, and each of those is a problem.
+
+    Args:
+        name: Of the song.
+        files: See `FileRecording`.
+        problems: What is met is put aside there.
+    """
+    before = len(problems)
+    for file in files.values():
+        with problems.noted():
+            _ = file.length
+    return FileRecording(name, files) if len(problems) == before else None
 
 
 def some_of(names: Sequence[str]) -> str:

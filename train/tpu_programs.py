@@ -13,18 +13,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxsep.training.state import create_state
-from train.augment import Examples
 from train.config import RunConfig, load_config
 from train.parallel import replicate_step
-from train.program import build_program
+from train.program import step_shapes
 
 _LOG = logging.getLogger("train.tpu_programs")
 
@@ -59,32 +55,6 @@ _COLLECTIVE = re.compile(
 _ARRAY = re.compile(r"\b(?:pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
 
 
-def shapes_of(config: RunConfig, share: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
-    """Returns the step of a recipe and the shapes that go into it. Nothing is drawn, read or computed.
-
-    Args:
-        config: The recipe.
-        share: Leading axes of a batch: (devices, examples of each) for a replicated step, (examples,) for one alone.
-
-    Returns:
-        The program, and the shapes of its state, examples and key.
-    """
-    spec = config.model
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    network = spec.network()
-    shape = spec.input_shape(config.segment_length)
-    variables = jax.eval_shape(partial(network.init, train=False), key, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    program = build_program(config, variables["params"])
-    ema = config.training.ema_decay is not None
-    state = jax.eval_shape(partial(create_state, optimizer=program.optimizer, ema=ema), variables)
-    length = config.segment_length + config.augment.shift
-    examples = Examples(
-        jax.ShapeDtypeStruct((*share, len(spec.stems), length, spec.channels), jnp.float32),
-        jax.ShapeDtypeStruct(share, jnp.int32),
-    )
-    return program, state, examples, key
-
-
 def describe_program(config: RunConfig, devices: Sequence[jax.Device], *, examples: int) -> dict[str, Any]:
     """Compiles the replicated step of a recipe and tells what the compiler says of it.
 
@@ -96,7 +66,7 @@ def describe_program(config: RunConfig, devices: Sequence[jax.Device], *, exampl
     Returns:
         Bytes and operations on one device, ready for JSON. The compiler counts the zeros of dilated convolutions too.
     """
-    program, *shapes = shapes_of(config, (len(devices), examples))
+    program, *shapes = step_shapes(config, (len(devices), examples))
     step: Any = replicate_step(program.step, list(devices))
     compiled = step.lower(*shapes).compile()
     memory = compiled.memory_analysis()

@@ -17,14 +17,14 @@ from jaxsep.separation.inputs import AUDIO_SUFFIXES
 from train.config import DataConfig, Layout
 from train.musdb_layout import find_musdb
 from train.prepared import INDEX, find_prepared
-from train.recordings import MIXTURE, AudioFile, FileRecording, Recording
+from train.problems import Problems
+from train.recordings import MIXTURE, AudioFile, FileRecording, Recording, open_recording
+from train.stems import Assignment, assign, note_missing
 from train.synthetic import TRACKS, SyntheticRecording
 
 # What all files are summed into that belong to no stem, so that the mixture is the sum of all.
 REST = "rest"
 
-# Stems that are, where there is no file of their name, the sum of what no other stem claims.
-_REMAINDERS = ("accompaniment", "other")
 _MUSDB_FILES = {"mixture.wav", "bass.wav", "drums.wav", "other.wav", "vocals.wav"}
 _VALIDATION_FOLDERS = ("valid", "validation")
 
@@ -91,11 +91,13 @@ class Tracks:
         train: What examples are cut out of.
         validation: What is separated whole and scored.
         names: Of the sources: the model's stems, and then perhaps 'rest'.
+        notes: What should be known of how files were summed, a sentence each.
     """
 
     train: tuple[Track, ...]
     validation: tuple[Track, ...]
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,41 +113,56 @@ class Recordings:
     validation: tuple[Recording, ...]
 
 
-def find_tracks(data: DataConfig, model: ModelSpec) -> Tracks:
+def find_tracks(data: DataConfig, model: ModelSpec, problems: Problems | None = None) -> Tracks:
     """Finds the tracks of a run.
 
     Args:
         data: Where they are, and what their files are.
         model: Whose stems they are for; of synthetic tracks, also whose sample rate and channels.
+        problems: Where what is wrong with single tracks is put aside, and these are left out; None to raise it.
 
     Raises:
-        ConfigError: There are none, a track has no file for a stem, or a validation track does not exist.
+        ConfigError: There are none, a track has no file for a stem or lacks one that the others have, or a validation
+            track does not exist.
         AudioError: A file is not audio.
     """
+    met = Problems() if problems is None else problems
     if data.layout == "synthetic":
-        found = _split(_synthetic(model, "train"), _synthetic(model, "validation"), data.validation_tracks)
+        found = _split(_synthetic(model, "train"), _synthetic(model, "validation"), data.validation_tracks, met)
     else:
-        found = find_recordings(data)
-    assigned = [_assign(recording, data, model.stems) for recording in (*found.train, *found.validation)]
-    has_rest = data.mixture == "sum" and any(rest for _, rest in assigned)
-    tracks = [
-        Track(recording, (*stems, rest) if has_rest else stems, data.mixture == "file")
-        for recording, (stems, rest) in zip((*found.train, *found.validation), assigned, strict=True)
-    ]
-    names = (*model.stems, REST) if has_rest else tuple(model.stems)
-    return Tracks(tuple(tracks[: len(found.train)]), tuple(tracks[len(found.train) :]), names)
+        found = find_recordings(data, met)
+    assigned: dict[Recording, Assignment] = {}
+    for recording in (*found.train, *found.validation):
+        with met.noted():
+            assigned[recording] = assign(recording, data, model.stems)
+    notes = note_missing(assigned, data, model.stems, met)
+    has_rest = data.mixture == "sum" and any(each.rest for each in assigned.values())
+    tracks = {
+        recording: Track(recording, (*each.stems, each.rest) if has_rest else each.stems, data.mixture == "file")
+        for recording, each in assigned.items()
+    }
+    if problems is None:
+        met.refuse()
+    return Tracks(
+        tuple(tracks[recording] for recording in found.train if recording in tracks),
+        tuple(tracks[recording] for recording in found.validation if recording in tracks),
+        (*model.stems, REST) if has_rest else tuple(model.stems),
+        notes,
+    )
 
 
-def find_recordings(data: DataConfig) -> Recordings:
+def find_recordings(data: DataConfig, problems: Problems | None = None) -> Recordings:
     """Finds what a folder holds.
 
     Args:
         data: Its root and layout, and the names of validation tracks.
+        problems: As for `find_tracks`.
 
     Raises:
         ConfigError: There is no recording, two files go by one name, or a validation track does not exist.
         AudioError: A file is not audio.
     """
+    met = Problems() if problems is None else problems
     root = Path(str(data.root)).expanduser()
     if not root.is_dir():
         raise ConfigError(f"data.root: there is no folder {root}.")
@@ -153,15 +170,18 @@ def find_recordings(data: DataConfig) -> Recordings:
     train: Sequence[Recording]
     validation: Sequence[Recording]
     if layout == "prepared":
-        train, validation = find_prepared(root)
+        train, validation = find_prepared(root, met)
     elif layout == "folders":
-        train, validation = _folders(root)
+        train, validation = _folders(root, met)
     else:
-        find = _musdb(root, is_wav=layout == "musdb18hq")
+        find = _musdb(root, met, is_wav=layout == "musdb18hq")
         train, validation = (find(None), ()) if data.validation_tracks else (find("train"), find("valid"))
-    if not train and not validation:
+    if not train and not validation and not met:
         raise ConfigError(f"data.root: there are no tracks in {root} (layout '{layout}'); see configs/README.md.")
-    return _split(train, validation, data.validation_tracks)
+    found = _split(train, validation, data.validation_tracks, met)
+    if problems is None:
+        met.refuse()
+    return found
 
 
 def _layout(root: Path) -> Layout:
@@ -178,24 +198,28 @@ def _layout(root: Path) -> Layout:
     return "folders"
 
 
-def _musdb(root: Path, *, is_wav: bool) -> Callable[[str | None], list[FileRecording]]:
-    return lambda split: find_musdb(root, is_wav=is_wav, split=split)
+def _musdb(root: Path, problems: Problems, *, is_wav: bool) -> Callable[[str | None], list[FileRecording]]:
+    return lambda split: find_musdb(root, problems, is_wav=is_wav, split=split)
 
 
-def _folders(root: Path) -> tuple[list[Recording], list[Recording]]:
+def _folders(root: Path, problems: Problems) -> tuple[list[Recording], list[Recording]]:
     if (root / "train").is_dir():
         validation = [root / name for name in _VALIDATION_FOLDERS if (root / name).is_dir()]
         if len(validation) > 1:
             raise ConfigError(f"{root} has both 'valid' and 'validation' beside 'train'; keep one of them.")
-        return _tracks_in(root / "train"), [track for folder in validation for track in _tracks_in(folder)]
-    return _tracks_in(root, besides=("test", *_VALIDATION_FOLDERS)), []
+        train = _tracks_in(root / "train", problems)
+        return train, [track for folder in validation for track in _tracks_in(folder, problems)]
+    return _tracks_in(root, problems, besides=("test", *_VALIDATION_FOLDERS)), []
 
 
-def _tracks_in(folder: Path, besides: Sequence[str] = ()) -> list[Recording]:
+def _tracks_in(folder: Path, problems: Problems, besides: Sequence[str] = ()) -> list[Recording]:
     found: list[Recording] = []
     for track in _visible(folder):
-        if track.is_dir() and track.name not in besides and (files := _files_in(track)):
-            found.append(FileRecording(track.name, files))
+        if not track.is_dir() or track.name in besides:
+            continue
+        with problems.noted():
+            if (files := _files_in(track)) and (recording := open_recording(track.name, files, problems)):
+                found.append(recording)
     return found
 
 
@@ -231,41 +255,21 @@ def _synthetic(model: ModelSpec, split: str) -> list[Recording]:
     ]
 
 
-def _split(train: Sequence[Recording], validation: Sequence[Recording], names: Sequence[str]) -> Recordings:
+def _split(
+    train: Sequence[Recording], validation: Sequence[Recording], names: Sequence[str], problems: Problems
+) -> Recordings:
     """Keeps tracks out of training by name; what the folder calls validation is that where no names are given."""
     trained = {recording.name for recording in train}
-    if twice := sorted(trained & {recording.name for recording in validation}):
-        raise ConfigError(f"'{twice[0]}' is among the tracks of training and among those of validation; keep one.")
+    for twice in sorted(trained & {recording.name for recording in validation}):
+        problems.add(ConfigError(f"'{twice}' is among the tracks of training and among those of validation; keep one."))
     if not names:
         return Recordings(tuple(train), tuple(validation))
     known = {recording.name: recording for recording in (*train, *validation)}
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"data.validation_tracks: there is no track '{name}'.{nearest(name, known)}")
+    # Where a track is left out for what is wrong with it, its name is no mistake.
+    unknown = [] if problems else [name for name in names if name not in known]
+    for name in unknown:
+        problems.add(ConfigError(f"data.validation_tracks: there is no track '{name}'.{nearest(name, known)}"))
     return Recordings(
         tuple(recording for recording in train if recording.name not in names),
-        tuple(known[name] for name in dict.fromkeys(names)),
+        tuple(known[name] for name in dict.fromkeys(names) if name in known),
     )
-
-
-def _assign(
-    recording: Recording, data: DataConfig, stems: Sequence[str]
-) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """Returns the parts of each stem, and those that no stem has."""
-    claims: dict[str, tuple[str, ...]] = {}
-    for stem in stems:
-        wanted = [name.lower() for name in data.stems.get(stem, (stem,))]
-        claims[stem] = tuple(part for part in recording.parts if part in wanted)
-    claimed = [part for claim in claims.values() for part in claim]
-    if twice := sorted({part for part in claimed if claimed.count(part) > 1}):
-        raise ConfigError(f"data.stems gives the file '{twice[0]}' to two stems; give it to one.")
-    rest = tuple(part for part in recording.parts if part not in claimed)
-    for stem in stems:
-        if not claims[stem] and stem in _REMAINDERS and stem not in data.stems:
-            claims[stem], rest = rest, ()
-        if not claims[stem]:
-            raise ConfigError(
-                f"The track '{recording.name}' has no file for the stem '{stem}', only "
-                f"{', '.join(recording.parts)}; name its files in data.stems."
-            )
-    return tuple(claims[stem] for stem in stems), rest

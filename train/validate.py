@@ -15,6 +15,7 @@ import numpy as np
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.metrics.sdr import global_sdr
 from jaxsep.separation.separator import Model, Separator
+from jaxsep.training.objective import Batch, objective
 from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
 from train.config import RunConfig, ValidationConfig
 from train.tracks import Track
@@ -29,10 +30,13 @@ class Scores:
 
     Attributes:
         tracks: The global SDR in dB, by track and stem.
+        losses: The objective, by track: the mean over its segments, which lie side by side. Tracks of another format
+            than the model's, which only Python gives, have none.
         seconds: That it took.
     """
 
     tracks: dict[str, dict[str, float]]
+    losses: dict[str, float]
     seconds: float = field(compare=False)
 
     @property
@@ -45,6 +49,11 @@ class Scores:
     def mean(self) -> float:
         """The mean over stems of those, in dB: the score by which checkpoints are chosen."""
         return float(np.mean(list(self.stems.values())))
+
+    @property
+    def loss(self) -> float | None:
+        """The mean over tracks of the objective; None where no track has one."""
+        return float(np.mean(list(self.losses.values()))) if self.losses else None
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ class Validator:
         self._tracks = tracks[: config.validation.tracks]
         # Without variables: those of a step are held while they are validated, and given back.
         self._separator = Separator(Model(config.model.network(), {}, config.model, ""), device=jax.local_devices()[0])
+        self._loss = TrackLoss(config)
 
     def scores(self, variables: Variables) -> Scores:
         """Separates and scores all tracks.
@@ -111,15 +121,16 @@ class Validator:
         """
         began = time.perf_counter()
         separator = self._separator.with_variables(variables)
-        tracks = {}
+        tracks, losses = {}, dict[str, float]()
         for number, track in enumerate(self._tracks):
             try:
-                tracks[track.name] = self._score(separator, track, keep=number == 0)
+                tracks[track.name], loss = self._score(separator, track, keep=number == 0)
             except JaxsepError as error:
                 raise type(error)(f"Track '{track.name}' cannot be validated: {error}") from None
-        return Scores(tracks, time.perf_counter() - began)
+            losses |= {} if loss is None else {track.name: loss}
+        return Scores(tracks, losses, time.perf_counter() - began)
 
-    def _score(self, separator: Separator, track: Track, *, keep: bool) -> dict[str, float]:
+    def _score(self, separator: Separator, track: Track, *, keep: bool) -> tuple[dict[str, float], float | None]:
         sample_rate = track.recording.sample_rate
         start, length = middle(track.length, sample_rate, self._seconds)
         everything = track.read(start, length)
@@ -133,7 +144,65 @@ class Validator:
             self.excerpt = Excerpt(
                 track.name, separator.stems, mixture[part], sources[:, part], estimates[:, part], sample_rate
             )
-        return dict(zip(separator.stems, map(float, global_sdr(sources, estimates)), strict=True))
+        sdr = dict(zip(separator.stems, map(float, global_sdr(sources, estimates)), strict=True))
+        spec = separator.model.spec
+        if track.recording.strangers(spec.sample_rate, spec.channels):
+            return sdr, None
+        return sdr, self._loss(separator.model.variables, mixture, sources)
+
+
+class TrackLoss:
+    """The objective of whole tracks as they are: in segments side by side, no dropout, nothing augmented."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            config: Of the run.
+        """
+        self._length, self._device = config.segment_length, jax.local_devices()[0]
+        # As many as a device differentiates at a time, which fit into its memory.
+        training = config.training
+        self._batch_size = max(training.batch_size // (jax.device_count() * training.accumulation), 1)
+        network = config.model.network()
+
+        def losses(variables: Variables, batch: Batch) -> Any:
+            _, evaluated = objective(
+                variables.get("params", {}),
+                variables.get("batch_stats", {}),
+                batch,
+                jax.random.key(0),
+                model=network,
+                spec=config.model,
+                loss=config.loss,
+                train=False,
+            )
+            return evaluated.examples
+
+        self._losses = jax.jit(losses)
+
+    def __call__(self, variables: Variables, mixture: HostWaveform, sources: HostSourceWaveform) -> float:
+        """Returns the mean over segments.
+
+        Args:
+            variables: On the device.
+            mixture: (time, channel); what is left after the last whole segment is not looked at. Silence follows a
+                track that is shorter than a segment.
+            sources: The true ones of the model's stems.
+        """
+        count = max(len(mixture) // self._length, 1)
+        missing = max(self._length - len(mixture), 0)
+        mixture = np.pad(mixture, ((0, missing), (0, 0)))
+        sources = np.pad(sources, ((0, 0), (0, missing), (0, 0)))
+        found: list[float] = []
+        for first in range(0, count, self._batch_size):
+            # The last batch is filled up by its last segment, so that all have one program.
+            numbers = [min(first + place, count - 1) for place in range(self._batch_size)]
+            parts = [slice(number * self._length, (number + 1) * self._length) for number in numbers]
+            arrays = np.stack([mixture[part] for part in parts]), np.stack([sources[:, part] for part in parts])
+            losses = jax.device_get(self._losses(variables, Batch(*jax.device_put(arrays, self._device))))
+            found += losses[: count - first].tolist()
+        return float(np.mean(found))
 
 
 def middle(length: int, sample_rate: int, seconds: float | None) -> tuple[int, int]:

@@ -33,14 +33,11 @@ def open_workdir(workdir: Path, config: RunConfig) -> Iterator[None]:
         yield
         return
     path = workdir / CONFIG
-    if workdir.exists() and (not workdir.is_dir() or (any(workdir.iterdir()) and not path.is_file())):
-        raise ConfigError(f"{workdir} holds something that is no run of jaxsep's; give another --workdir.")
+    check_workdir(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(workdir / ".lock", timeout=0):
-            # Where nothing was saved there is nothing to go on with: a start that failed may be mended.
-            if path.is_file() and _holds_checkpoints(workdir):
-                _check_same(path, config)
+            _check_config(workdir, config)  # once more: now nobody else changes it
             temporary = path.with_name(f".{CONFIG}")
             temporary.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
             temporary.replace(path)
@@ -53,12 +50,35 @@ def open_workdir(workdir: Path, config: RunConfig) -> Iterator[None]:
         raise ConfigError(f"{workdir} cannot be written: {error.strerror or error}.") from None
 
 
+def check_workdir(workdir: Path, config: RunConfig) -> None:
+    """Refuses the folder of another run; changes nothing.
+
+    Args:
+        workdir: The folder, which need not be there.
+        config: Of the run.
+
+    Raises:
+        ConfigError: It holds something else, or a run of another config, or cannot be looked at.
+    """
+    path = workdir / CONFIG
+    try:
+        if workdir.exists() and (not workdir.is_dir() or (any(workdir.iterdir()) and not path.is_file())):
+            raise ConfigError(f"{workdir} holds something that is no run of jaxsep's; give another --workdir.")
+        _check_config(workdir, config)
+    except OSError as error:
+        raise ConfigError(f"{workdir} cannot be read: {error.strerror or error}.") from None
+
+
 def _holds_checkpoints(workdir: Path) -> bool:
     folder = workdir / CHECKPOINTS
     return folder.is_dir() and any(each.name.isdecimal() for each in folder.iterdir())
 
 
-def _check_same(path: Path, config: RunConfig) -> None:
+def _check_config(workdir: Path, config: RunConfig) -> None:
+    path = workdir / CONFIG
+    # Where nothing was saved there is nothing to go on with: a start that failed may be mended.
+    if not path.is_file() or not _holds_checkpoints(workdir):
+        return
     try:
         before = RunConfig.parse(json.loads(path.read_text(encoding="utf-8")), where=str(path))
     except ValueError as error:

@@ -48,7 +48,7 @@ class Writers:
         Raises:
             JaxsepError: tensorboardX is not installed, or the workdir cannot be written.
         """
-        self._tell = tell
+        self._tell, self._config = tell, config
         self._metrics: MetricsLog | None = None
         self._tensorboard: TensorBoardLog | None = None
         if jax.process_index() != 0:
@@ -74,22 +74,48 @@ class Writers:
             self._tensorboard.write(written)
         self._tell(written)
 
-    def write_validation(self, step: int, scores: Scores, excerpt: Excerpt) -> None:
+    def write_validation(self, step: int, epoch: float, scores: Scores, excerpt: Excerpt) -> None:
         """Writes what a validation told, and how an excerpt sounds and looks.
 
         Args:
             step: After which it was.
-            scores: In dB.
-            excerpt: Of a track.
+            epoch: After how many passes over the tracks.
+            scores: What it found.
+            excerpt: Of a track; written as often as the config says.
 
         Raises:
             JaxsepError: It cannot be written.
         """
         tracks = {name: dict(stems) for name, stems in scores.tracks.items()}
-        validation = {"sdr": scores.mean, "stems": scores.stems, "tracks": tracks}
-        self.write_row({"step": step, "validation": validation, "timing": {"validation_seconds": scores.seconds}})
-        if self._tensorboard is not None:
+        validation = {"sdr": scores.mean, "loss": scores.loss, "stems": scores.stems, "tracks": tracks}
+        timing = {"validation_seconds": scores.seconds}
+        self.write_row({"step": step, "epoch": epoch, "validation": validation, "timing": timing})
+        if self._tensorboard is not None and excerpt_is_due(step, self._config):
             self._tensorboard.write_excerpt(step, excerpt)
+
+
+def excerpt_is_due(step: int, config: RunConfig) -> bool:
+    """Whether the validation after a step is one of those of which an excerpt is to be heard and seen.
+
+    They lie evenly over the validations of the run, counted back from its last one.
+    """
+    every, most = config.validation.every_steps, config.logging.excerpts
+    if every is None or most == 0:
+        return False
+    all_of_them, number = -(-config.training.steps // every), -(-step // every)
+    apart = max(config.logging.excerpt_every, -(-all_of_them // most))
+    return (all_of_them - number) % apart == 0
+
+
+def check_tensorboard() -> None:
+    """Raises JaxsepError where tensorboardX is missing."""
+    try:
+        import tensorboardX.proto.event_pb2  # noqa: F401
+    except ImportError:
+        raise JaxsepError(
+            "logging.tensorboard needs tensorboardX, which is not installed: pip install 'jaxsep[train]', or set it to "
+            "false."
+        ) from None
 
 
 class MetricsLog:
@@ -155,14 +181,10 @@ class TensorBoardLog:
         Raises:
             JaxsepError: tensorboardX is not installed, or the file cannot be written.
         """
-        try:
-            from tensorboardX.proto.event_pb2 import Event, SessionLog
-            from tensorboardX.proto.summary_pb2 import Summary
-        except ImportError:
-            raise JaxsepError(
-                "logging.tensorboard needs tensorboardX, which is not installed: pip install 'jaxsep[train]', or set "
-                "it to false."
-            ) from None
+        check_tensorboard()
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
         self._event, self._summary = Event, Summary
         # TensorBoard reads files in the order of their names.
         self._path = folder / f"events.out.tfevents.{int(time.time()):010}.{after:09}.{socket.gethostname()}"

@@ -3,7 +3,7 @@
 Everything that depends on it is here, so that the rest of jaxsep runs encode, apply and decode and never asks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -139,6 +139,24 @@ class Waveform(Config):
         hop = hop_of(estimate_length, overlap, share=cutting.chunk_hop / cutting.estimate_length)
         return changed_cutting(cutting, chunk_length, estimate_length, hop)
 
+    def complete(self, cutting: Mapping[str, Any], config: FamilyConfig) -> dict[str, Any]:
+        """Returns chunks with the lengths that nothing is said of: from one number of samples follow the others.
+
+        Args:
+            cutting: Keys of a `Chunking` as a user gave them: of its lengths, `chunk_length` or `estimate_length` do.
+            config: Of the network, which says what it takes and gives.
+
+        Raises:
+            ConfigError: The network does not take what follows.
+        """
+        completed = dict(cutting)
+        chunk_length, estimate_length = cutting.get("chunk_length"), cutting.get("estimate_length") or None
+        if chunk_length is None and isinstance(estimate_length, int):
+            completed["chunk_length"] = config.input_length(estimate_length)
+        if estimate_length is None and isinstance(chunk_length, int):
+            completed["estimate_length"] = config.output_length(chunk_length)
+        return {"chunk_hop": completed["estimate_length"], **completed} if "estimate_length" in completed else completed
+
     def estimate_track(
         self,
         apply: Apply,
@@ -156,6 +174,14 @@ class Waveform(Config):
             inputs, context = self.encode(chunks.samples, chunks.weights)
             groups.append((chunks, jnp.moveaxis(self.decode(apply(inputs), context), -3, -4)))
         return overlap_add(groups, cuts, length=mixture.shape[-2])
+
+    def check_length(self, length: int, config: FamilyConfig) -> None:
+        """Refuses training examples of so many samples, where the network does not take them.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        config.output_length(length)
 
     def check(self, config: FamilyConfig, stems: int, cutting: Chunking | WholeTrack) -> None:
         """Refuses what cannot go together.
@@ -299,6 +325,14 @@ class Magnitude(Config):
             cutting, length, length, hop_frames * self.stft.hop_length, is_overlapped=hop_frames < frames
         )
 
+    def complete(self, cutting: Mapping[str, Any], config: FamilyConfig) -> dict[str, Any]:
+        """Returns chunks with a hop at which they share no frame, where none is given; see `Waveform.complete`."""
+        chunk_length = cutting.get("chunk_length")
+        if not isinstance(chunk_length, int):
+            return dict(cutting)
+        self.check_length(chunk_length, config)
+        return {"chunk_hop": chunk_length - self.stft.n_fft + self.stft.hop_length, **cutting}
+
     def estimate_track(
         self,
         apply: Apply,
@@ -355,6 +389,13 @@ class Magnitude(Config):
         sources = jnp.moveaxis(apply(magnitude), -4, -5)
         return sources.reshape(*sources.shape[:-4], -1, *sources.shape[-2:])[..., :frames, :, :]
 
+    def check_length(self, length: int, config: FamilyConfig) -> None:
+        """Refuses chunks or training examples of so many samples; see `Waveform.check_length`."""
+        frames, rest = divmod(length - self.stft.n_fft, self.stft.hop_length)
+        if rest or frames < 0:
+            raise ConfigError("a chunk must hold whole frames: chunk_length is n_fft and a multiple of hop_length")
+        config.output_length(frames + 1)
+
     def check(self, config: FamilyConfig, stems: int, cutting: Chunking | WholeTrack) -> None:
         """Refuses what cannot go together.
 
@@ -369,10 +410,8 @@ class Magnitude(Config):
             raise ConfigError(f"the domain has {self.bins} bins, but the config has {config.bins}")
         if self.stereo == "mid_side" and config.channels != 2:
             raise ConfigError("stereo 'mid_side' is for networks on the magnitudes of two channels")
-        frames, rest = divmod(cutting.chunk_length - self.stft.n_fft, self.stft.hop_length)
-        if rest or frames < 0:
-            raise ConfigError("a chunk must hold whole frames: chunk_length is n_fft and a multiple of hop_length")
-        config.output_length(frames + 1)
+        self.check_length(cutting.chunk_length, config)
+        frames = (cutting.chunk_length - self.stft.n_fft) // self.stft.hop_length
         if isinstance(cutting, WholeTrack):
             if config.length_step != 1:
                 raise ConfigError(

@@ -73,7 +73,9 @@ def changes_from_version_1(changes: Mapping[str, Any], base: Mapping[str, Any]) 
     if (chunking := _plain(changes.get("chunking"))) is not None:
         context = (cutting["chunk_length"] - cutting.get("estimate_length", cutting["chunk_length"])) // 2
         expected = context if transform is None else _whole(transform["n_fft"], "stft.n_fft")
-        described = {"chunk_length": cutting["chunk_length"], "context": context, "lead": expected, **chunking}
+        before_and_after = {"context": context, "lead": expected}
+        lengths = {key: cutting[key] for key in ("chunk_length", "chunk_hop")}
+        described = {**lengths, **before_and_after, **chunking}
         changed["procedure"] = {"cutting": _cutting(described, transform)}
     return changed
 

@@ -1,6 +1,6 @@
 """ModelSpec: everything that is needed, beside the arrays, to run a set of weights. No arrays, no files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ from jaxsep.models.format_versions import check_version, from_version_1, is_vers
 from jaxsep.models.procedure import Procedure, ProcedureChanges
 
 FORMAT_VERSION = 2
+_DOMAIN: pydantic.TypeAdapter[Domain] = pydantic.TypeAdapter(Domain)
 
 
 class ModelSpec(Config):
@@ -97,6 +98,14 @@ class ModelSpec(Config):
         """Returns the shape, but for batch and source, of what it gives."""
         return self.domain.output_shape(self.chunk_length if length is None else length, self.network_config)
 
+    def check_length(self, length: int) -> None:
+        """Refuses training examples of so many samples, where the network does not take them.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        self.domain.check_length(length, self.network_config)
+
     def with_procedure(
         self,
         *,
@@ -151,7 +160,7 @@ class ModelSpec(Config):
         is_without_bins = isinstance(domain, Mapping) and domain.get("kind") == "magnitude" and "bins" not in domain
         if is_without_bins and isinstance(config, SpectralConfig):
             data = {**data, "domain": {**domain, "bins": config.bins}}
-        return data
+        return _with_all_lengths(data)
 
     @pydantic.model_validator(mode="after")
     def _stems_are_distinct_names(self) -> "ModelSpec":
@@ -160,34 +169,57 @@ class ModelSpec(Config):
 
     @pydantic.model_validator(mode="after")
     def _the_parts_fit_the_family(self) -> "ModelSpec":
+        if found := list(self._misfits()):
+            raise ValueError("; ".join(found))
+        return self
+
+    def _misfits(self) -> Iterator[str]:
+        """Yields what does not fit together, a clause each."""
         from jaxsep.models import find_family
 
         try:
             family = find_family(self.family)
         except ConfigError as error:
-            raise ValueError(str(error)) from None
+            yield str(error)
+            return
         if not isinstance(self.config, family.config):
-            raise ValueError(f"config {type(self.config).__name__} is not that of family '{self.family}'")
+            yield f"config {type(self.config).__name__} is not that of family '{self.family}'"
+            return
         if not isinstance(self.config, FamilyConfig):
-            raise ValueError(
+            yield (
                 f"config {type(self.config).__name__} does not state what `jaxsep.models.FamilyConfig` asks for; "
                 "derive it from `jaxsep.models.NetworkConfig`"
             )
-        if family.domain != self.domain.kind:
-            raise ValueError(
-                f"family '{self.family}' works on {family.domain}s, and the domain is '{self.domain.kind}'"
-            )
+            return
         if self.config.n_sources != len(self.stems):
-            raise ValueError(f"{len(self.stems)} stems are named but the config has {self.config.n_sources} sources")
+            yield f"{len(self.stems)} stems are named but the config has {self.config.n_sources} sources"
         if self.config.channels != self.channels:
-            raise ValueError(f"channels (= {self.channels}) are not the config's (= {self.config.channels})")
+            yield f"channels (= {self.channels}) are not the config's (= {self.config.channels})"
+        if family.domain != self.domain.kind:
+            yield f"family '{self.family}' works on {family.domain}s, and the domain is '{self.domain.kind}'"
+            return
         try:
             self.domain.check(self.config, len(self.stems), self.procedure.cutting)
             if self.procedure.wiener is not None:
                 self.domain.magnitudes("a Wiener filter")
         except JaxsepError as error:
-            raise ValueError(str(error).removesuffix(".")) from None
-        return self
+            yield str(error).removesuffix(".")
+
+
+def _with_all_lengths(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fills in the lengths of chunks that follow from others; leaves what is wrong to be told later."""
+    config, domain, procedure = (data.get(key) for key in ("config", "domain", "procedure"))
+    cutting = procedure.get("cutting") if isinstance(procedure, Mapping) else None
+    if not isinstance(config, FamilyConfig) or not isinstance(procedure, Mapping) or not isinstance(cutting, Mapping):
+        return data
+    if cutting.get("kind", "chunks") != "chunks":
+        return data
+    try:
+        completed = _DOMAIN.validate_python(domain).complete(cutting, config)
+    except (pydantic.ValidationError, ConfigError):
+        length = cutting.get("chunk_length", cutting.get("estimate_length"))
+        completed = {"chunk_length": length, "chunk_hop": length, **cutting}
+    return {**data, "procedure": {**procedure, "cutting": completed}}
 
 
 def check_stems(stems: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from jaxsep.training.optimizer import (
     ScheduleConfig,
     build_optimizer,
     frozen_parameters,
+    learning_rate_at,
     learning_rate_schedule,
 )
 from jaxsep.training.state import TrainState, create_state
@@ -29,6 +30,7 @@ __all__ = [
     "frozen_parameters",
     "l1",
     "l2",
+    "learning_rate_at",
     "learning_rate_schedule",
     "log_wmse",
     "multi_resolution_stft",

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules by config, and which parameters they leave alone. Built on optax."""
 
 import fnmatch
+import math
 from typing import Any, Literal
 
 import flax.traverse_util
@@ -105,6 +106,25 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
     return optax.join_schedules(
         [optax.linear_schedule(0.0, peak, schedule.warmup_steps), after], [schedule.warmup_steps]
     )
+
+
+def learning_rate_at(config: OptimizerConfig, step: int) -> float:
+    """Returns the learning rate after so many steps, in plain Python, for whoever must not wait for a device.
+
+    The same numbers as `learning_rate_schedule`, to the rounding of float32.
+    """
+    schedule, peak = config.schedule, config.learning_rate
+    if step < schedule.warmup_steps:
+        return peak * step / schedule.warmup_steps
+    step -= schedule.warmup_steps
+    if schedule.kind == "cosine":
+        assert schedule.steps is not None
+        done = (step % schedule.steps if schedule.restarts else min(step, schedule.steps)) / schedule.steps
+        return peak * ((1 - schedule.final_factor) * 0.5 * (1 + math.cos(math.pi * done)) + schedule.final_factor)
+    if schedule.kind == "exponential":
+        assert schedule.decay_steps is not None
+        return peak * schedule.decay_rate ** (step / schedule.decay_steps)
+    return peak
 
 
 def build_optimizer(config: OptimizerConfig, params: Variables) -> optax.GradientTransformation:

@@ -94,7 +94,10 @@ def cutting(**lengths):
         ({"domain": {"kind": "magnitude", "stft": {}, "bins": 9}}, "works on waveforms, and the domain is 'magnitude'"),
         ({"channels": 1}, r"channels \(= 1\) are not the config's \(= 2\)"),
         (cutting(chunk_length=147444, chunk_hop=16384), "The mixture has 147444 samples"),
-        (cutting(chunk_length=147443, chunk_hop=16389), "the network estimates 16389, and estimate_length is 147443"),
+        (
+            cutting(chunk_length=147443, estimate_length=147443, chunk_hop=16389),
+            "the network estimates 16389, and estimate_length is 147443",
+        ),
         (
             cutting(chunk_length=147443, estimate_length=16389, chunk_hop=9, last="shifted"),
             "a last chunk can be shifted where",

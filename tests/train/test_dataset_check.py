@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsep.errors import ConfigError
+from jaxsep.errors import AudioError, ConfigError
 from train.dataset_check import check_tracks
+from train.input_pipeline import Pipeline
 from train.prepare import prepare
 from train.tracks import find_tracks
 
@@ -64,6 +65,89 @@ def test_tracks_shorter_than_an_example_are_refused(config_for, tmp_path, song_i
         check(config_for(tmp_path, "augment.shift=13"))
     with pytest.raises(ConfigError, match=r"An example takes 0\.24 s, and t"):
         check(config_for(tmp_path, "augment.stretch=0.5"))
+
+
+@pytest.mark.parametrize(
+    ("short", "count", "told"),
+    [("pad", 2, "and padded with silence: brief (0.05 s)"), ("leave_out", 1, "and left out: brief")],
+)
+def test_short_tracks_are_padded_or_left_out_where_that_is_asked_for(
+    config_for, tmp_path, song_int16, write, short, count, told
+):
+    for name, length in (("brief", 2000), ("long", 20_000)):
+        write(tmp_path / name, {part: song_int16[part][-length:] for part in ("vocals", "drums")})
+    config = config_for(tmp_path, f"data.short={short}")
+    report = check(config)
+    assert report.splits["train"][0] == count
+    assert any(told in warning for warning in report.warnings)
+    pipeline = Pipeline(config, find_tracks(config.data, config.model).train)
+    examples = np.concatenate([pipeline.batch(step).sources for step in range(3)])
+    padded = np.all(examples[:, :, 2000:] == 0, axis=(1, 2, 3))
+    # Twelve examples: every track once in as many as there are tracks.
+    assert padded.sum() == (6 if short == "pad" else 0)
+    for example in examples[padded]:
+        np.testing.assert_array_equal(example[0, :2000], song_int16["vocals"][-2000:] / np.float32(2**15))
+
+
+def test_where_all_tracks_are_left_out_nothing_can_be_learned(config_for, tmp_path, song_int16, write) -> None:
+    write(tmp_path / "brief", {part: song_int16[part][:2000] for part in ("vocals", "drums")})
+    with pytest.raises(ConfigError, match="All tracks are shorter than an example"):
+        check(config_for(tmp_path, "data.short=leave_out"))
+
+
+def test_a_run_refuses_short_tracks_by_itself(config_for, tmp_path, song_int16, write) -> None:
+    write(tmp_path / "brief", {part: song_int16[part][:2000] for part in ("vocals", "drums")})
+    config = config_for(tmp_path)
+    with pytest.raises(ConfigError, match=r"brief .* is shorter"):
+        Pipeline(config, find_tracks(config.data, config.model).train)
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_samples_that_are_no_audio_are_refused_by_their_level(config_for, tmp_path, song, write, thorough) -> None:
+    """As of files that hold 16-bit numbers in float; 20 dB above full scale is loud and no more than that."""
+    write(tmp_path / "loud", {"vocals": 10 * song["vocals"], "drums": song["drums"]})
+    check(config_for(tmp_path), thorough=thorough)
+    write(
+        tmp_path / "scaled",
+        {"vocals": song["vocals"], "drums": song["drums"] / np.abs(song["drums"]).max() * np.float32(1e6)},
+    )
+    with pytest.raises(
+        AudioError, match=r"scaled/drums\.wav reaches .*, 1\d\d dB above full scale, which is no music; scale"
+    ):
+        check(config_for(tmp_path, "data.corrupt=substitute"), thorough=thorough)
+
+
+def test_prepared_data_are_refused_by_their_level_too(config_for, tmp_path, song, write) -> None:
+    write(tmp_path / "songs" / "t", {"vocals": song["vocals"], "drums": song["drums"] * np.float32(1e6)})
+    with pytest.raises(AudioError, match=r"t/drums\.wav reaches"):
+        prepare(config_for(tmp_path / "songs").data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_everything_that_is_wrong_is_told_at_once_up_to_fifty(config_for, tmp_path, song, write) -> None:
+    """Of one track two files that cannot be read, each by its name."""
+    short = {part: song[part][:6000] for part in ("vocals", "drums", "bass")}
+    not_finite = {
+        part: np.where(np.arange(6000)[:, None] == 3000, np.nan, short[part]).astype(np.float32) for part in short
+    }
+    write(tmp_path / "a good one", short)
+    write(tmp_path / "bad", {**short, "vocals": not_finite["vocals"], "bass": not_finite["bass"]})
+    write(tmp_path / "brief", {part: audio[:100] for part, audio in short.items()})
+    write(tmp_path / "rate", short, sample_rate=48000)
+    write(tmp_path / "scaled", {**short, "bass": short["bass"] * np.float32(1e9)})
+    with pytest.raises(ConfigError) as told:
+        check(config_for(tmp_path, "validation.every_steps=5"), thorough=True)
+    lines = str(told.value).splitlines()
+    parts = ("bad/vocals.wav", "bad/bass.wav", "brief (0.00 s)", "rate/bass.wav (48000 Hz", "rate/drums.wav")
+    for part in (*parts, "rate/vocals.wav", "scaled/bass.wav reaches", "validation.every_steps asks"):
+        assert sum(part in line for line in lines) == 1, (part, lines)
+    assert lines[0] == "8 problems:" and len(lines) == 9
+    for number in range(60):
+        write(tmp_path / f"brief {number}", {part: audio[:100] for part, audio in short.items()})
+    with pytest.raises(ConfigError) as told:
+        check(config_for(tmp_path))
+    lines = str(told.value).splitlines()
+    assert lines[0] == "67 problems:" and len(lines) == 52 and lines[-1] == "  and 17 more."
 
 
 def test_a_mixture_that_is_asked_for_and_not_there_is_refused(config_for, tmp_path, song_int16, write) -> None:

@@ -8,7 +8,7 @@ import pytest
 from jax import export
 
 from train.config import load_config
-from train.tpu_programs import shapes_of
+from train.program import step_shapes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = 4
@@ -36,7 +36,7 @@ RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.s
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_step_of_a_recipe_is_exported_with_native_convolutions(recipe, inlined):
     config = load(recipe)
-    program, *shapes = shapes_of(config, (EXAMPLES,))
+    program, *shapes = step_shapes(config, (EXAMPLES,))
 
     def exported(**changes):
         # Alone on its device: jax.export refuses pmap, and an axis there is none.

@@ -149,6 +149,7 @@ def test_overrides_go_before_what_the_file_says():
         ("training..steps=3", "is no override"),
         ("training.steps.number=3", "names a key below one that holds a value"),
         ("training.steps=[1", "is not YAML; quote it"),
+        ("optimizer={b1: 0.5, b2: 0.9, b1: 0.6}", "the key 'b1' is there twice, in line 1"),
         ("training.steps=many", r"training\.steps: Input should be a valid integer.*\(got 'many'\)"),
         ("training.steps=0", r"training\.steps: Input should be greater than or equal to 1 \(got 0\)"),
         ("model.domain={kind: waveform}", "model: family 'unet' works on magnitudes, and the domain is 'waveform'"),
@@ -164,6 +165,93 @@ def test_overrides_that_cannot_be_are_refused_in_one_sentence(override, message)
         load("unet_2stems", override)
     sentence = str(raised.value)
     assert sentence.endswith((".", "?")) and not sentence.endswith(("..", "?.")) and "\n" not in sentence
+
+
+@pytest.mark.parametrize("written", ["1e6", "1E6", "1.0e6", "1.0e+6", "1000000"])
+def test_whole_numbers_may_have_an_exponent(written):
+    """As in YAML 1.2; PyYAML by itself takes the first three for text."""
+    steps = load("unet_2stems", f"training.steps={written}").training.steps
+    assert steps == 10**6 and isinstance(steps, int)
+    assert load("unet_2stems", f"optimizer.learning_rate={written}").optimizer.learning_rate == 1e6
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.batch_size=true",
+        "optimizer.learning_rate=yes",
+        "validation.seconds=false",
+        "validation.every_steps=true",
+        "loss.stem_weights=[1, true]",
+        "loss.terms=[{kind: magnitude_l1, weight: on}]",
+        "model.config.filters=[true, 8]",
+        "model.sample_rate=true",
+        "model.procedure.normalise={ddof: true}",
+    ],
+)
+def test_truth_values_are_no_numbers(override):
+    with pytest.raises(ConfigError, match="Input should be a number, not true or false"):
+        load("unet_2stems", override)
+
+
+def test_truth_values_are_taken_where_they_are_asked_for():
+    assert load("unet_2stems", "logging.tensorboard=false").logging.tensorboard is False
+
+
+def test_what_is_wrong_in_the_parts_and_between_them_is_told_at_once():
+    changes = ("training.steps=0", "optimizer.b1=true", "loss.stem_weights=[1]", "data.stems={drums: [kick]}")
+    changes += ("validation={patience: 3}", "data.segment_length=1000", "trainin=1")
+    with pytest.raises(ConfigError) as raised:
+        load("unet_2stems", *changes)
+    told = str(raised.value)
+    for part in (
+        "training.steps: Input should be greater than or equal to 1",
+        "optimizer.b1: Input should be a number",
+        "1 stem_weights for the stems",
+        "data.stems names 'drums'",
+        "needs validation.every_steps",
+        "data.segment_length: a chunk must hold whole frames",
+        "unknown key 'trainin'. Did you mean 'training'",
+    ):
+        assert told.count(part) == 1, told
+    with pytest.raises(
+        ConfigError, match=r"1 stems are named.*; channels \(= 1\) are not the config's.*; the ratio mask"
+    ):
+        load("unet_2stems", "model.stems=[vocals]", "model.channels=1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["training.steps=9223372036854775808"], "training.steps: Input should be less than or equal to 2147483647"),
+        (["training.steps=1e300"], "training.steps: "),
+        (["training.steps=1e9", "training.batch_size=1000"], "1000000000000 examples, and 2147483647 can be counted"),
+    ],
+)
+def test_more_steps_than_can_be_counted_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load("unet_2stems", *changes)
+
+
+def cutting_of(name, text):
+    return load(name, f"model.procedure.cutting={text}").model.procedure.cutting
+
+
+def test_the_lengths_of_chunks_follow_from_one_number():
+    """Of the Wave-U-Net's, as its authors published them (https://arxiv.org/abs/1806.03185, section 5)."""
+    for given in ("estimate_length: 16389", "chunk_length: 147443"):
+        found = cutting_of("wave_unet_m4", f"{{{given}, last: shifted}}")
+        assert (found.chunk_length, found.estimate_length, found.chunk_hop) == (147443, 16389, 16389)
+    # As many as are asked for are estimated, though the network could give a few more.
+    found = cutting_of("wave_unet_m4", "{estimate_length: 16384}")
+    assert (found.chunk_length, found.estimate_length, found.chunk_hop) == (147443, 16384, 16384)
+    found = cutting_of("unet_2stems", "{chunk_length: 134144}")
+    assert (found.chunk_length, found.estimate_length, found.chunk_hop) == (134144, 134144, 131072)
+    # What is said stays, and other lengths of a checkpoint to start from do not stand in the way.
+    assert cutting_of("unet_2stems", "{chunk_length: 134144, chunk_hop: 65536}").chunk_hop == 65536
+    assert cutting_of("unet_finetune", "{chunk_length: 134144}").chunk_hop == 131072
+    with pytest.raises(ConfigError, match=r"do not come out even.*give 151539, of which 20485 are estimated"):
+        cutting_of("wave_unet_m4", "{chunk_length: 147444}")
 
 
 @pytest.mark.parametrize(
@@ -212,6 +300,13 @@ def test_keys_that_resemble_none_are_met_with_all_that_there_are_at_their_place(
     ("content", "message"),
     [
         (b"model: [", "is not YAML"),
+        (
+            b"training:\n  steps: 1\n  batch_size: 2\n  steps: 3\n",
+            r"the key 'steps' is there twice, in lines 2 and 4\.$",
+        ),
+        (b"- &a {b: 1}\n- {a: 1, 'a': 2}", "the key 'a' is there twice, in line 2"),
+        (b"started: 2026-13-45", "is not YAML: month must be in 1..12"),
+        (b"[" * 5000, "is not YAML: it is nested too deeply"),
         (b"- 1\n- 2", "holds no mapping"),
         (b"\xff\xfe\x00", "cannot be read"),
         (None, "cannot be read: No such file"),

@@ -62,7 +62,8 @@ def test_named_validation_tracks_replace_musdbs_list(config_for, musdb18hq) -> N
 def test_musdb_is_parsed_without_ffmpeg_and_leaves_no_stand_in_behind(musdb18) -> None:
     code = (
         "import sys; from pathlib import Path; from train.musdb_layout import find_musdb;"
-        f"found = find_musdb(Path({str(musdb18)!r}), is_wav=False, split=None);"
+        "from train.problems import Problems;"
+        f"found = find_musdb(Path({str(musdb18)!r}), Problems(), is_wav=False, split=None);"
         "print(len(found), found[0].length, 'musdb' in sys.modules, 'stempeg' in sys.modules)"
     )
     # No program can be found on this PATH.
@@ -186,6 +187,69 @@ def test_bad_folders_are_refused_with_a_sentence(config_for, tmp_path, song_int1
     (tmp_path / "text/t/bass.mp3").write_text("no audio at all")
     with pytest.raises(AudioError, match=r"bass.mp3 is not audio"):
         tracks_of(config_for(tmp_path / "text"))
+
+
+@pytest.fixture
+def one_lacks_a_file(tmp_path, song_int16, write):
+    """Three tracks of vocals, drums and bass, but 'second' has no bass."""
+    short = {name: song_int16[name][:9000] for name in ("vocals", "drums", "bass")}
+    for track in ("first", "second", "third"):
+        write(
+            tmp_path / "songs" / track,
+            {part: audio for part, audio in short.items() if (track, part) != ("second", "bass")},
+        )
+    return tmp_path / "songs"
+
+
+def test_a_track_that_lacks_what_all_others_sum_into_a_stem_is_refused_by_name(config_for, one_lacks_a_file) -> None:
+    """Its accompaniment would be the drums alone, and nothing would say so."""
+    with pytest.raises(
+        ConfigError, match=r"'second' has no file 'bass', .*'accompaniment' .*would be drums alone; .*data\.incomplete"
+    ):
+        tracks_of(config_for(one_lacks_a_file))
+    # What a stem is explicitly summed of counts alike.
+    with pytest.raises(
+        ConfigError, match=r"'second' has no file 'bass', which is part of the stem 'vocals'.*would be vocals alone"
+    ):
+        tracks_of(config_for(one_lacks_a_file, "data.stems={vocals: [vocals, bass]}"))
+
+
+def test_a_track_that_lacks_a_file_is_summed_without_it_where_that_is_asked_for(
+    config_for, one_lacks_a_file, song_int16
+):
+    found = tracks_of(config_for(one_lacks_a_file, "data.incomplete=sum"))
+    assert found.notes == ("'accompaniment' is summed without 'bass', which the other tracks have, in second (drums).",)
+    np.testing.assert_array_equal(found.train[1].read(0, 9000)[1], song_int16["drums"][:9000] / np.float32(2**15))
+
+
+def test_files_that_only_some_tracks_have_are_no_rule(config_for, tmp_path, song_int16, write) -> None:
+    """Instruments differ from song to song; and what is in no stem is in no target."""
+    whole = {name: song_int16[name][:900] for name in ("vocals", "drums", "bass")}
+    without = {name: whole[name] for name in ("vocals", "drums")}
+    for number in range(4):
+        write(tmp_path / "some" / str(number), whole if number < 2 else without)
+        write(tmp_path / "rest" / str(number), whole if number < 3 else without)
+    found = tracks_of(config_for(tmp_path / "some")).train
+    assert [track.sources[1] for track in found] == [("bass", "drums")] * 2 + [("drums",)] * 2
+    assert len(tracks_of(config_for(tmp_path / "rest", "model.stems=[vocals, drums]")).train) == 4
+
+
+def test_all_files_that_are_wrong_are_told_at_once(config_for, tmp_path, song_int16, write) -> None:
+    short = {name: song_int16[name][:9000] for name in ("vocals", "drums")}
+    for name in ("good", "text", "twice", "missing", "leak"):
+        write(tmp_path / "train" / name, short)
+    write(tmp_path / "valid" / "leak", short)
+    for part in ("vocals", "drums"):
+        (tmp_path / "train" / "text" / f"{part}.wav").write_text("no audio at all")
+    write(tmp_path / "train" / "twice", {"drums": short["drums"]}, ending="flac")
+    (tmp_path / "train" / "missing" / "vocals.wav").unlink()
+    with pytest.raises(ConfigError) as told:
+        tracks_of(config_for(tmp_path))
+    lines = str(told.value).splitlines()
+    assert lines[0] == "5 problems:" and len(lines) == 6
+    files = ("text/drums.wav", "text/vocals.wav", "twice/drums.wav are both 'drums'")
+    for part in (*files, "'missing' has no file for", "'leak' is among"):
+        assert sum(part in line for line in lines) == 1, (part, lines)
 
 
 def test_missing_musdb_is_told_in_one_sentence(monkeypatch, musdb18, config_for) -> None:

@@ -130,6 +130,30 @@ def test_scores_of_a_known_model_are_those_of_the_formula_and_averaged_over_trac
     assert scores.mean == pytest.approx(rows.mean())
 
 
+def test_the_loss_is_the_mean_error_of_segments_side_by_side_then_of_tracks(tmp_path, gains_config):
+    """The network gives the mixture times a number, and the loss is the mean absolute error of each source, summed."""
+    write_track(tmp_path / "train" / "a")
+    # 10.4 segments of 1000 samples, of which 10 are looked at, and 0.4 of one, to which silence is added.
+    for name, seconds in (("long", 1.3), ("short", 0.05)):
+        write_track(tmp_path / "valid" / name, seed=len(name), seconds=seconds)
+    scores = validator_of(gains_config(tmp_path)).scores({})
+    expected = {}
+    for name, segments in (("long", 10), ("short", 1)):
+        vocals, drums, bass = (
+            soundfile.read(tmp_path / "valid" / name / f"{part}.wav")[0][: 1000 * segments]
+            for part in ("vocals", "drums", "bass")
+        )
+        errors = [vocals - 0.5 * (vocals + drums + bass), drums + bass - 0.25 * (vocals + drums + bass)]
+        expected[name] = sum(np.abs(error).sum() for error in errors) / (1000 * segments * 2)
+    assert scores.losses == pytest.approx(expected, rel=1e-5)
+    assert scores.loss == pytest.approx((expected["long"] + expected["short"]) / 2, rel=1e-5)
+
+
+def test_tracks_of_another_format_have_scores_and_no_loss(songs, gains_config):
+    scores = validator_of(gains_config(songs)).scores({})
+    assert list(scores.tracks) == ["long", "mono", "other rate"] and list(scores.losses) == ["long"]
+
+
 def test_the_middle_of_tracks_is_validated_where_that_is_asked_for(tmp_path, gains_config):
     """Vocals alone in the middle second, the accompaniment alone around it."""
     inside = np.zeros((3 * RATE, 2), np.float32)
@@ -237,7 +261,7 @@ def plateau(patience, decay_rate=0.5):
 
 
 def scores_of(value):
-    return Scores({"a track": {"vocals": value}}, 0.0)
+    return Scores({"a track": {"vocals": value}}, {"a track": 1.0}, 0.0)
 
 
 @settings(deadline=None)

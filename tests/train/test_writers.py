@@ -20,19 +20,24 @@ from weights.small_models import small_spec
 from jaxsep.errors import JaxsepError
 from train.config import RunConfig
 from train.validate import Excerpt, Scores
-from train.writers import METRICS, TENSORBOARD, MetricsLog, TensorBoardLog, Writers
+from train.writers import METRICS, TENSORBOARD, MetricsLog, TensorBoardLog, Writers, excerpt_is_due
 
 ROOT = Path(__file__).parents[2]
-SCORES = Scores({"a song": {"vocals": 3.0, "other": 1.0}, "another": {"vocals": 5.0, "other": -2.0}}, seconds=7.5)
+SCORES = Scores(
+    {"a song": {"vocals": 3.0, "other": 1.0}, "another": {"vocals": 5.0, "other": -2.0}},
+    {"a song": 0.5, "another": 0.75},
+    seconds=7.5,
+)
 
 
 def rows_in(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def config_of(tensorboard):
-    data = {"model": small_spec().model_dump(), "data": {"layout": "synthetic"}, "training": {"steps": 1}}
-    return RunConfig.parse({**data, "logging": {"tensorboard": tensorboard}}, where="the test")
+def config_of(tensorboard, steps=6, **logging):
+    data = {"model": small_spec().model_dump(), "data": {"layout": "synthetic"}, "training": {"steps": steps}}
+    data |= {"validation": {"every_steps": 3}, "logging": {"tensorboard": tensorboard, **logging}}
+    return RunConfig.parse(data, where="the test")
 
 
 def excerpt(seconds=2.0, channels=2):
@@ -145,10 +150,11 @@ def test_rows_of_steps_and_validations_are_written_and_told(tmp_path):
     writers = Writers(tmp_path, config_of(tensorboard=False), after=0, tell=told.append)
     row = {"step": 5, "loss": 0.25, "stems": {"vocals": 0.5}, "timing": {"seconds_per_step": 0.1}}
     writers.write_row(row)
-    writers.write_validation(5, SCORES, excerpt())
+    writers.write_validation(5, 2.5, SCORES, excerpt())
     validation = {
         "step": 5,
-        "validation": {"sdr": 1.75, "stems": {"vocals": 4.0, "other": -0.5}, "tracks": SCORES.tracks},
+        "epoch": 2.5,
+        "validation": {"sdr": 1.75, "loss": 0.625, "stems": {"vocals": 4.0, "other": -0.5}, "tracks": SCORES.tracks},
         "timing": {"validation_seconds": 7.5},
     }
     assert rows_in(tmp_path / METRICS) == told == [row, validation]
@@ -160,7 +166,7 @@ def test_what_two_runs_compute_alike_they_write_alike_but_for_the_timing(tmp_pat
         (tmp_path / name).mkdir()
         writers = Writers(tmp_path / name, config_of(tensorboard=False), after=0)
         writers.write_row({"step": 1, "loss": 0.1, "timing": {"seconds_per_step": seconds}})
-        writers.write_validation(1, Scores(SCORES.tracks, seconds), excerpt())
+        writers.write_validation(1, 0.5, Scores(SCORES.tracks, SCORES.losses, seconds), excerpt())
     one, two = (rows_in(tmp_path / name / METRICS) for name in ("one", "two"))
     assert one != two
     for row in (*one, *two):
@@ -173,7 +179,7 @@ def test_tensorboard_has_every_number_of_a_row_but_those_of_single_tracks(tmp_pa
     timing = {"examples_per_second": 8.0, "loader_wait_seconds": 0.01, "device_memory_bytes": None}
     row = {"step": 5, "loss": 0.25, "stems": {"vocals": 0.5}, "gradient_norm": 3.0, "learning_rate": 1e-4}
     writers.write_row({**row, "timing": timing})
-    writers.write_validation(6, SCORES, excerpt())
+    writers.write_validation(6, 3.0, SCORES, excerpt())
     values = values_in(tmp_path / TENSORBOARD)
     scalars = {place: value.simple_value for place, value in values.items() if value.HasField("simple_value")}
     assert scalars == {
@@ -183,7 +189,9 @@ def test_tensorboard_has_every_number_of_a_row_but_those_of_single_tracks(tmp_pa
         ("learning_rate", 5): float(np.float32(1e-4)),
         ("timing/examples_per_second", 5): 8.0,
         ("timing/loader_wait_seconds", 5): float(np.float32(0.01)),
+        ("epoch", 6): 3.0,
         ("validation/sdr", 6): 1.75,
+        ("validation/loss", 6): 0.625,
         ("validation/stems/vocals", 6): 4.0,
         ("validation/stems/other", 6): -0.5,
         ("timing/validation_seconds", 6): 7.5,
@@ -210,6 +218,36 @@ def test_tensorboard_has_the_excerpt_to_hear_and_to_see(tmp_path, channels):
         image = values[f"excerpt/picture/{name}", 7].image
         assert (image.height, image.width) == (513, 1 + (16000 - 1024) // 256)
         assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("logging", "steps", "due"),
+    [
+        ({}, 9, [3, 6, 9]),
+        ({"excerpts": 0}, 9, []),
+        ({"excerpts": 1}, 9, [9]),
+        ({"excerpts": 2}, 10, [6, 10]),  # of those after 3, 6, 9 and 10 steps
+        ({"excerpts": 4}, 30, [3, 12, 21, 30]),  # of ten
+        ({"excerpt_every": 2}, 18, [6, 12, 18]),
+        ({"excerpt_every": 2, "excerpts": 2}, 18, [9, 18]),
+    ],
+)
+def test_excerpts_are_spread_over_the_run_and_no_more_than_asked_for(tmp_path, logging, steps, due):
+    writers = Writers(tmp_path, config_of(tensorboard=True, steps=steps, **logging), after=0)
+    for step in [*range(3, steps, 3), steps]:
+        writers.write_validation(step, 1.0, SCORES, excerpt(seconds=0.1))
+    values = values_in(tmp_path / TENSORBOARD)
+    assert sorted(step for tag, step in values if tag == "excerpt/sound/mixture") == due
+    assert sorted(step for tag, step in values if tag == "validation/sdr") == [*range(3, steps, 3), steps]
+
+
+def test_a_hundred_thousand_steps_leave_as_much_in_tensorboard_as_a_thousand():
+    """Of M4's recipe, 500 validations at 5 sounds of 6 s each were 2.6 GB."""
+    counts = []
+    for steps in (999, 99_999):
+        config = config_of(tensorboard=True, steps=steps)
+        counts.append(sum(excerpt_is_due(step, config) for step in range(3, steps + 3, 3)))
+    assert max(counts) <= 20 and min(counts) > 15
 
 
 def test_sounds_beyond_full_scale_are_clipped_without_a_word(tmp_path, capsys):
@@ -255,7 +293,7 @@ def test_other_processes_than_the_first_write_and_tell_nothing(tmp_path, monkeyp
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     writers = Writers(tmp_path, config_of(tensorboard=True), after=0, tell=pytest.fail)
     writers.write_row({"step": 5, "loss": 0.25})
-    writers.write_validation(5, SCORES, excerpt())
+    writers.write_validation(5, 2.5, SCORES, excerpt())
     assert [each.name for each in tmp_path.iterdir()] == [METRICS]
     assert (tmp_path / METRICS).read_text() == '{"step": 9}\n'
 

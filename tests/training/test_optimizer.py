@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from jaxsep.errors import ConfigError
-from jaxsep.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer, learning_rate_schedule
+from jaxsep.training.optimizer import (
+    OptimizerConfig,
+    ScheduleConfig,
+    build_optimizer,
+    learning_rate_at,
+    learning_rate_schedule,
+)
 
 PARAMS = {"encoder": {"kernel": np.full((3, 2), 0.5, np.float32), "bias": np.ones(2, np.float32)}, "mask": np.ones(4)}
 
@@ -132,3 +138,22 @@ def test_a_pattern_that_freezes_nothing_or_everything_is_refused():
     for pattern, words in (("decoder/*", "freezes nothing"), ("*", "nothing would be learned")):
         with pytest.raises(ConfigError, match=words):
             build_optimizer(OptimizerConfig(frozen=(pattern,)), PARAMS)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 7])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"kind": "constant"},
+        {"kind": "cosine", "steps": 20, "final_factor": 0.1},
+        {"kind": "cosine", "steps": 9, "restarts": True},
+        {"kind": "exponential", "decay_steps": 5, "decay_rate": 0.3},
+        {"kind": "plateau", "patience": 2},
+    ],
+)
+def test_the_learning_rate_on_the_host_is_that_of_optax_on_the_device(schedule, warmup_steps):
+    config = OptimizerConfig(learning_rate=0.02, schedule=ScheduleConfig(**schedule, warmup_steps=warmup_steps))
+    on_the_device = learning_rate_schedule(config)
+    for step in range(40):
+        # float32 there, float64 here.
+        assert learning_rate_at(config, step) == pytest.approx(float(on_the_device(step)), rel=1e-5, abs=1e-9), step
