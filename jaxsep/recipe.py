@@ -49,6 +49,9 @@ def load_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_loader())
     except yaml.YAMLError as error:
+        problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+        if problem and mark:
+            raise ValueError(f"{problem}, in line {mark.line + 1}, column {mark.column + 1}") from None
         raise ValueError(" ".join(str(error).split()).removesuffix(".")) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

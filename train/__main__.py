@@ -136,7 +136,7 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     first = jax.process_index() == 0
     problems = Problems()
     check_run(config, workdir, problems, devices=jax.device_count(), thorough=check)
-    tracks = Tracks((), (), ())
+    tracks = Tracks((), (), (), is_complete=False)
     with problems.noted():
         tracks = find_tracks(config.data, config.model, problems)
     report = check_tracks(tracks, config, thorough=check, problems=problems)

@@ -132,9 +132,9 @@ def check_tracks(
 
 def _note_missing(tracks: Tracks, config: RunConfig, problems: Problems) -> None:
     # Where tracks are left out for what is wrong with them, these may be the ones.
-    if not tracks.train and not problems:
+    if not tracks.train and tracks.is_complete:
         problems.add(ConfigError("No track is left to learn from; leave some out of data.validation_tracks."))
-    if config.validation.every_steps is not None and not tracks.validation and not problems:
+    if config.validation.every_steps is not None and not tracks.validation and tracks.is_complete:
         problems.add(
             ConfigError(
                 "validation.every_steps asks for validation, and no track is kept for it: name some in "

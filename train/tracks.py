@@ -92,12 +92,14 @@ class Tracks:
         validation: What is separated whole and scored.
         names: Of the sources: the model's stems, and then perhaps 'rest'.
         notes: What should be known of how files were summed, a sentence each.
+        is_complete: Whether none was left out for what is wrong with it.
     """
 
     train: tuple[Track, ...]
     validation: tuple[Track, ...]
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    is_complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def find_tracks(data: DataConfig, model: ModelSpec, problems: Problems | None = 
         AudioError: A file is not audio.
     """
     met = Problems() if problems is None else problems
+    before = len(met)
     if data.layout == "synthetic":
         found = _split(_synthetic(model, "train"), _synthetic(model, "validation"), data.validation_tracks, met)
     else:
@@ -148,6 +151,7 @@ def find_tracks(data: DataConfig, model: ModelSpec, problems: Problems | None = 
         tuple(tracks[recording] for recording in found.validation if recording in tracks),
         (*model.stems, REST) if has_rest else tuple(model.stems),
         notes,
+        is_complete=len(met) == before,
     )
 
 
@@ -163,6 +167,7 @@ def find_recordings(data: DataConfig, problems: Problems | None = None) -> Recor
         AudioError: A file is not audio.
     """
     met = Problems() if problems is None else problems
+    before = len(met)
     root = Path(str(data.root)).expanduser()
     if not root.is_dir():
         raise ConfigError(f"data.root: there is no folder {root}.")
@@ -176,9 +181,10 @@ def find_recordings(data: DataConfig, problems: Problems | None = None) -> Recor
     else:
         find = _musdb(root, met, is_wav=layout == "musdb18hq")
         train, validation = (find(None), ()) if data.validation_tracks else (find("train"), find("valid"))
-    if not train and not validation and not met:
+    if not train and not validation and len(met) == before:
         raise ConfigError(f"data.root: there are no tracks in {root} (layout '{layout}'); see configs/README.md.")
-    found = _split(train, validation, data.validation_tracks, met)
+    # Where a track is left out for what is wrong with it, its name is no mistake.
+    found = _split(train, validation, data.validation_tracks, met, all_are_known=len(met) == before)
     if problems is None:
         met.refuse()
     return found
@@ -256,7 +262,12 @@ def _synthetic(model: ModelSpec, split: str) -> list[Recording]:
 
 
 def _split(
-    train: Sequence[Recording], validation: Sequence[Recording], names: Sequence[str], problems: Problems
+    train: Sequence[Recording],
+    validation: Sequence[Recording],
+    names: Sequence[str],
+    problems: Problems,
+    *,
+    all_are_known: bool = True,
 ) -> Recordings:
     """Keeps tracks out of training by name; what the folder calls validation is that where no names are given."""
     trained = {recording.name for recording in train}
@@ -265,9 +276,7 @@ def _split(
     if not names:
         return Recordings(tuple(train), tuple(validation))
     known = {recording.name: recording for recording in (*train, *validation)}
-    # Where a track is left out for what is wrong with it, its name is no mistake.
-    unknown = [] if problems else [name for name in names if name not in known]
-    for name in unknown:
+    for name in [name for name in names if name not in known and all_are_known]:
         problems.add(ConfigError(f"data.validation_tracks: there is no track '{name}'.{nearest(name, known)}"))
     return Recordings(
         tuple(recording for recording in train if recording.name not in names),

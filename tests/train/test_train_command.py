@@ -120,9 +120,10 @@ def test_a_run_is_released_by_convert(trained, jaxsep, tmp_path):
     assert "smoke" in jaxsep("info", workdir).stdout
 
 
-def assert_refused(status, stderr, workdir):
+def assert_refused(status, stderr, workdir, problems=1):
     assert status == 2, stderr
-    assert stderr.count("\n") == 1
+    # A line for each, and one that counts them.
+    assert stderr.count("\n") == problems + (problems > 1), stderr
     assert stderr.startswith("train: ")
     assert not workdir.exists()
 
@@ -141,18 +142,19 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence_before_anything_is_writ
         for stem in ("vocals", "accompaniment"):
             soundfile.write(tmp_path / "mono" / track / f"{stem}.wav", song, 8000)
 
-    def refused(*arguments):
+    def refused(*arguments, problems=1):
         result = train(*arguments, "--workdir", tmp_path / "run", status=2)
-        assert_refused(result.exit_code, result.stderr, tmp_path / "run")
+        assert_refused(result.exit_code, result.stderr, tmp_path / "run", problems)
         return result.stderr
 
     mono = ("data.layout=auto", f"data.root={tmp_path / 'mono'}")
     assert "There is no file" in (told := refused("configs/none.yaml")) or "cannot be read" in told
     assert "Did you mean 'training'" in refused(SMOKE, "trainin.steps=5")
     assert "there is no folder" in refused(SMOKE, "data.layout=auto", f"data.root={tmp_path / 'no'}")
-    assert "no track is kept for it" in refused(SMOKE, *mono)
-    assert "--channels 2" in refused(SMOKE, *mono, "validation.every_steps=null")
-    assert "no file for the stem 'kazoo'" in refused(SMOKE, *mono, "model.stems=[vocals,kazoo]")
+    # Four files of one channel, and nothing to validate on.
+    assert "no track is kept for it" in (told := refused(SMOKE, *mono, problems=5)) and told.count("--channels 2") == 4
+    without = (*mono, "validation.every_steps=null")
+    assert refused(SMOKE, *without, "model.stems=[vocals,kazoo]", problems=2).count("no file for the stem 'kazoo'") == 2
     assert "no model or file called 'spleter-2stems'" in refused(SMOKE, "init.checkpoint=spleter-2stems")
 
 
@@ -160,6 +162,42 @@ def test_a_process_that_does_not_say_which_it_is_is_a_usage_error(tmp_path, trai
     options = ("--coordinator", "localhost:1", "--processes", "2")
     result = train(SMOKE, "--workdir", tmp_path / "run", *options, status=2)
     assert "give --processes, and --process below it" in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["optimizer.frozen=[decoder]"], ["'decoder' freezes nothing; parameters are called like 'source_0/"]),
+        (["optimizer.frozen=['*']"], ["All parameters are frozen"]),
+        # Of a segment of four frames fewer samples are complete than the loss's transforms need.
+        (
+            ["data.segment_length=448", "model.config.filters=[4, 8]", "loss.terms=[{kind: multi_resolution_stft}]"],
+            ["Audio of 64 samples is too short"],
+        ),
+        (
+            ["training.batch_size=6", "optimizer.frozen=[decoder]", "data.validation_tracks=[nobody]"],
+            ["A batch of 6 does not", "'decoder' freezes", "there is no track 'nobody'", "that is no run of jaxsep's"],
+        ),
+    ],
+)
+def test_check_tells_what_a_run_would_stumble_over(tmp_path, train, overrides, told):
+    workdir = tmp_path / "run"
+    if "that is no run" in told[-1]:
+        workdir = tmp_path
+        (tmp_path / "thesis.txt").write_text("chapter one")
+    found = train(SMOKE, "--workdir", workdir, "--check", *overrides, status=2).stderr
+    assert all(part in found for part in told), found
+    assert found.count("\n") == len(told) + (len(told) > 1), found
+    assert "Traceback" not in found
+
+
+def test_check_tells_whether_a_checkpoint_is_one_to_start_from(trained, tmp_path, train):
+    start_from = f"init.checkpoint={trained[0]}"
+    train(SMOKE, "--workdir", tmp_path / "run", "--check", start_from)
+    told = train(SMOKE, "--workdir", tmp_path / "run", "--check", start_from, "model.config.filters=[4, 8]", status=2)
+    assert "The model needs '" in told.stderr and told.stderr.count("\n") == 1
+    told = train(SMOKE, "--workdir", tmp_path / "run", "--check", start_from, "init.fresh=[decoder]", status=2)
+    assert "init.fresh: 'decoder' matches no variable" in told.stderr
 
 
 def test_check_looks_and_leaves_nothing(tmp_path, train):
