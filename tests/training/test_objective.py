@@ -140,6 +140,10 @@ def test_training_updates_the_statistics_and_evaluation_does_not():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="3 stem_weights for the stems vocals, accompaniment"):
-        LossConfig(stem_weights=(1.0, 1.0, 1.0)).check(small_spec())
+        LossConfig(stem_weights=(1.0, 1.0, 1.0)).check(small_spec(), 176)
+    waveforms = LossConfig(terms=(LossTerm(kind="waveform_l1"),))
+    waveforms.check(small_spec(), 112)  # n_fft 64 and hop 16: one hop in the middle is complete
+    with pytest.raises(ConfigError, match="an example of 96 samples has none; give longer ones"):
+        waveforms.check(small_spec(), 96)
     with pytest.raises(ConfigError, match="nothing would be learned"):
         LossConfig.parse({"stem_weights": [0, 0]}, where="the loss")
