@@ -22,6 +22,7 @@ from train.config import RunConfig
 from train.problems import Problems
 from train.stretch import read_length as stretched_read_length
 from train.stretch import stretch
+from train.track_levels import TrackLevels
 from train.tracks import REST, Track
 
 Sources = Float32[np.ndarray, "source time channel"]
@@ -121,6 +122,7 @@ class Pipeline:
         self._host = jax.process_index() if host is None else host
         self._hosts = jax.process_count() if hosts is None else hosts
         self._n_sources = len(self._tracks[0].sources)
+        self._levels = TrackLevels(config.model)
         self._told: set[str] = set()
         self._lock = threading.Lock()
 
@@ -202,8 +204,19 @@ class Pipeline:
                     raise error
                 continue
             if data.silent == "keep" or redraws == _REDRAWS or not self._any_silent(sources):
-                return draw, sources, mixture
+                return draw, *self._levelled(draw, sources, mixture)
             redraws += 1
+
+    def _levelled(self, draw: Draw, sources: Sources, mixture: Mixture | None) -> tuple[Sources, Mixture | None]:
+        """Returns an example at the level that the network hears its tracks at."""
+        if not self._levels.are_asked_for:
+            return sources, mixture
+        tracks = [self._tracks[track] for track in draw.tracks]
+        if len(tracks) == 1:
+            mixture = None if mixture is None else self._levels.normalised(tracks[0], mixture)
+            return self._levels.normalised(tracks[0], sources), mixture
+        parts = zip(tracks, sources, strict=True)
+        return np.stack([self._levels.normalised(track, source) for track, source in parts]), mixture
 
     def _draw(self, number: int, attempt: int, *, substitute: bool) -> Draw:
         """Says where an example comes from.

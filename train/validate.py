@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxsep.errors import ConfigError, JaxsepError
 from jaxsep.metrics.sdr import global_sdr
+from jaxsep.separation.levels import measure_levels
 from jaxsep.separation.separator import Model, Separator
 from jaxsep.training.objective import Batch, objective
 from jaxsep.typing import HostSourceWaveform, HostWaveform, Variables
@@ -148,6 +149,9 @@ class Validator:
         spec = separator.model.spec
         if track.recording.strangers(spec.sample_rate, spec.channels):
             return sdr, None
+        if spec.procedure.normalise is not None:
+            levels = measure_levels(iter([mixture]), spec.procedure.normalise, spec.channels)
+            mixture, sources = levels.normalised(mixture), levels.normalised(sources)
         return sdr, self._loss(separator.model.variables, mixture, sources)
 
 

@@ -1,7 +1,7 @@
 """The level of a whole track, by which some networks have it normalised: one pass over its blocks, in float64."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +9,8 @@ from jaxtyping import Float
 from jaxsep.models.procedure import Normalise
 from jaxsep.separation.window import ChannelGroups
 from jaxsep.typing import HostSourceWaveform, HostWaveform
+
+Levelled = TypeVar("Levelled", HostWaveform, HostSourceWaveform)
 
 
 class Levels(NamedTuple):
@@ -22,8 +24,8 @@ class Levels(NamedTuple):
     mean: Float[np.ndarray, " channel"]
     divisor: Float[np.ndarray, " channel"]
 
-    def normalised(self, block: HostWaveform) -> HostWaveform:
-        """Returns a block (time, channel) as the network hears it."""
+    def normalised(self, block: Levelled) -> Levelled:
+        """Returns a block (time, channel), or one of each source, as the network hears or gives it."""
         return (block - self.mean) / self.divisor
 
     def restored(self, estimates: HostSourceWaveform) -> HostSourceWaveform:

@@ -100,8 +100,8 @@ class Batch(NamedTuple):
     """Training examples.
 
     Attributes:
-        mixture: What the model hears, (batch, time, channel).
-        sources: The true sources, (batch, source, time, channel), in the order of the model's stems.
+        mixture: What the model hears, (batch, time, channel): at the level of `procedure.normalise`, where it has one.
+        sources: The true sources at the same level, (batch, source, time, channel), in the order of the model's stems.
     """
 
     mixture: Float[Array, "batch time channel"]

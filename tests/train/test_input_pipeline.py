@@ -189,3 +189,22 @@ def test_a_process_ends_though_examples_are_being_read(tmp_path, folders, config
         assert process.wait(timeout=30) == 0
     # What was begun is read to its end: a few batches of a few milliseconds, on a machine that may be busy.
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("remix", [0, 1])
+def test_examples_have_the_level_at_which_the_network_hears_their_tracks(config_for, folders, remix) -> None:
+    """As a Separator brings the whole track to it; by numpy's own mean and deviation."""
+    plain = config_for(folders, f"augment.remix={remix}")
+    levelled = config_for(folders, f"augment.remix={remix}", "model.procedure.normalise={ddof: 1, eps: 1.0e-8}")
+    pipeline = pipeline_of(plain)
+    levels = []
+    for track in find_tracks(plain.data, plain.model).train:
+        mono = track.read_mixture(0, track.length).mean(axis=1, dtype=np.float64)
+        levels.append((mono.mean(), mono.std(ddof=1) + 1e-8))
+    before, after = pipeline.batch(0), pipeline_of(levelled).batch(0)
+    for number, own, found in zip(before.index, before.sources, after.sources, strict=True):
+        draw = pipeline._draw(int(number), 0, substitute=False)
+        tracks = draw.tracks * (len(own) // len(draw.tracks))
+        expected = np.stack([(own[i] - levels[track][0]) / levels[track][1] for i, track in enumerate(tracks)])
+        np.testing.assert_allclose(found, expected, atol=1e-5)  # float32 numbers up to ten or so
+    assert not np.allclose(before.sources, after.sources)
