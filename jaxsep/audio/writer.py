@@ -19,6 +19,7 @@ import soundfile
 from jaxtyping import Float32
 
 from jaxsep import unfinished
+from jaxsep.audio.channel_order import to_vorbis
 from jaxsep.audio.formats import BYTES_PER_SAMPLE, MAX_WAV_DATA_BYTES, check_output, choose_subtype, compression
 from jaxsep.audio.reader import probe
 from jaxsep.audio.tags import clean_tags
@@ -45,7 +46,8 @@ class AudioWriter:
         path: The final name.
         frames: Written so far.
         peak: The largest absolute sample so far, 1 being full scale.
-        clipped: How many samples so far lay beyond full scale and were clipped; 0 for anything but PCM.
+        clipped: How many samples so far lay beyond full scale: PCM is clipped there when it is written, mp3 and ogg
+            when they are played. 0 for floats.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class AudioWriter:
         self._channels = channels
         self._format = format
         self._subtype = choose_subtype(format, subtype, subtype)
+        self._order = to_vorbis(channels) if self._subtype == "VORBIS" else None
         self._temporary = self.path.with_name(_temporary_name(self.path.name))
         try:
             with unfinished.changing_names:
@@ -152,8 +155,9 @@ class AudioWriter:
         samples = np.ascontiguousarray(block, np.float32).reshape(-1)
         with np.errstate(over="ignore"):  # samples far beyond full scale are clipped like all others
             encoded = self._encode(samples)
+        frames = encoded.reshape(-1, self._channels)
         try:
-            self._encoder.write(encoded.reshape(-1, self._channels))
+            self._encoder.write(frames if self._order is None else frames[:, self._order])
         except soundfile.LibsndfileError as error:
             self._fail(error.error_string)
         self._fail_where_the_disk_did(self._file)
@@ -253,6 +257,8 @@ class AudioWriter:
             self._sum_of_squares += float(np.dot(piece, piece))
             if bits is not None:
                 encoded[start : start + len(piece)] = self._quantise(piece, bits, low, high)
+            elif self._subtype != "FLOAT" and (low < -1 or high > 1):
+                self.clipped += int(np.count_nonzero(np.abs(piece) > 1))
         if bits == 24:
             np.left_shift(encoded, 8, out=encoded)
         return encoded

@@ -150,6 +150,16 @@ def separate(
             metavar="SECONDS", help="How much of each input to separate.", show_default="all", rich_help_panel=_HOW
         ),
     ] = None,
+    audio_track: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Which audio track of each input to separate, counted from 1.",
+            show_default="its default one",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     stems: Annotated[
         str | None,
         typer.Option(metavar="STEM,...", help="Write only these stems.", show_default="all", rich_help_panel=_WHAT),
@@ -234,6 +244,7 @@ def separate(
             "sample_rate": _rate(sample_rate),
             "offset_seconds": offset,
             "duration_seconds": duration,
+            "audio_track": audio_track,
             "filename": filename,
             "stems": _selected_stems(stems),
             "two_stems": two_stems,

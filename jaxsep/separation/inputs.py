@@ -1,5 +1,6 @@
 """What a run reads: files, directories, lists of files and standard input, as one list of inputs. Decodes nothing."""
 
+import codecs
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,10 @@ from jaxsep.errors import ConfigError
 
 STDIN = "-"
 STDIN_NAME = "stdin"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# In bytes; no system takes longer ones. Of control characters, names with tabs and ends of lines have been seen.
+_LONGEST_PATH = 4096
+_NO_PATH = frozenset(range(32)) - frozenset(b"\t\n\r")
 # What is taken for audio in a directory: what libsndfile and FFmpeg commonly read. Of a file that is named, no matter.
 AUDIO_SUFFIXES = frozenset(
     ".3gp .aac .ac3 .aif .aifc .aiff .ape .au .avi .caf .dsf .flac .flv .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp3 .mp4 "
@@ -50,8 +55,8 @@ def find_inputs(arguments: Sequence[str], *, output: Path, spooled_stdin: Path) 
     """Returns the inputs that arguments stand for, in their order, each once.
 
     A file is itself, whatever its name; a directory, the audio files in it and below it, sorted by name; `@list.txt`,
-    what its lines name, one on each, but for blank ones and those that start with '#'; `-`, standard input. In
-    directories, hidden names, links to directories and the output directory are left out.
+    what its lines name, one on each, but for blank ones and those that start with '#', or paths separated by NUL; `-`,
+    standard input. In directories, hidden names, links to directories and the output directory are left out.
 
     Args:
         arguments: As given.
@@ -106,19 +111,27 @@ def _without_lists(arguments: Sequence[str]) -> Iterator[str]:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        # File names are bytes, and not all of them are text.
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        data = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it has no such name"
         raise ConfigError(
             f"The list '{path}' cannot be read: {reason}; a file whose own name starts with '@' is written './@...'."
         ) from None
-    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if data.startswith(_UTF_16) or (len(data) > 3 and not any(data[1::2]) and all(data[::2])):
+        raise ConfigError(f"The list '{path}' is text in UTF-16, and is read as UTF-8 only; save it as UTF-8.")
+    data = data.removeprefix(codecs.BOM_UTF8)
+    # What `find -print0` writes: names may then hold ends of lines, and nothing is a comment.
+    names = data.split(b"\0") if b"\0" in data else [line.rstrip(b"\r") for line in data.split(b"\n")]
     # Only the line's end is cut off: names may end in spaces.
-    names = [line for line in lines if line.strip() and not line.startswith("#")]
+    names = [name for name in names if name.strip() and (b"\0" in data or not name.startswith(b"#"))]
     if not names:
         raise ConfigError(f"The list '{path}' names no files; write one path on each line.")
-    return names
+    if any(len(name) > _LONGEST_PATH or not _NO_PATH.isdisjoint(name) for name in names):
+        raise ConfigError(
+            f"'{path}' is no list: it holds what is in no path; write one path on each line, or separate them by NUL."
+        )
+    # File names are bytes, and not all of them are text.
+    return [os.fsdecode(name) for name in names]
 
 
 def _in_directory(directory: Path, output: Path) -> list[Input]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pydantic
 
+from jaxsep.audio import AudioReader
 from jaxsep.config import Config
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.separation.existing import stems_are_complete
@@ -34,6 +35,7 @@ class OutputConfig(Config):
         sample_rate: 'input', 'model', or a rate in Hz.
         offset_seconds: Where in the input to start.
         duration_seconds: How much of the input to separate; None for all.
+        audio_track: Which audio track of the input to separate, counted from 1; None for its default one.
         filename: Template of the path below the output directory, with {track}, {stem}, {ext}, {parent} (the directory
             that holds the input) and {model}. Inputs from a directory keep their place in it, unless the template says
             {parent}.
@@ -53,6 +55,7 @@ class OutputConfig(Config):
     sample_rate: Literal["input", "model"] | pydantic.PositiveInt = "input"
     offset_seconds: float = pydantic.Field(default=0.0, ge=0, allow_inf_nan=False)
     duration_seconds: float | None = pydantic.Field(default=None, gt=0)
+    audio_track: pydantic.PositiveInt | None = None
     filename: str = "{track}/{stem}.{ext}"
     stems: tuple[str, ...] | None = None
     residual: bool = False
@@ -83,6 +86,19 @@ class OutputConfig(Config):
         if self.two_stems is not None and (self.stems is not None or self.residual):
             raise ValueError("two_stems says which stems are written, and goes neither with stems nor with residual")
         return self
+
+    def open(self, mixture: Path) -> AudioReader:
+        """Opens the stretch and the audio track of an input that are to be separated.
+
+        Raises:
+            AudioError: It cannot be read.
+        """
+        return AudioReader(
+            mixture,
+            offset_seconds=self.offset_seconds,
+            duration_seconds=self.duration_seconds,
+            stream=None if self.audio_track is None else self.audio_track - 1,
+        )
 
     @property
     def chosen_stems(self) -> tuple[str, ...] | None:

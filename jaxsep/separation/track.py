@@ -148,12 +148,7 @@ class Track:
         self._stack.close()
 
     def _read(self) -> AudioReader:
-        config = self._config
-        return self._stack.enter_context(
-            AudioReader(
-                self.job.mixture, offset_seconds=config.offset_seconds, duration_seconds=config.duration_seconds
-            )
-        )
+        return self._stack.enter_context(self._config.open(self.job.mixture))
 
     def _open(self) -> AudioReader:
         config, job = self._config, self.job
@@ -269,7 +264,7 @@ class Track:
             },
             gain=self._gain,
             timings={**self._seconds, **self._clock()},
-            warnings=(self._by_name(self._reader.warning),) if self._reader.warning else (),
+            warnings=tuple(self._by_name(said) for said in (self._reader.note, self._reader.warning) if said),
         )
 
     def _by_name(self, message: str) -> str:
