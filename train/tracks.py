@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from jaxsep.environment import expand_home
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.inputs import AUDIO_SUFFIXES
@@ -146,7 +147,7 @@ def find_recordings(data: DataConfig) -> Recordings:
         ConfigError: There is no recording, two files go by one name, or a validation track does not exist.
         AudioError: A file is not audio.
     """
-    root = Path(str(data.root)).expanduser()
+    root = expand_home(str(data.root))
     if not root.is_dir():
         raise ConfigError(f"data.root: there is no folder {root}.")
     layout = _layout(root) if data.layout == "auto" else data.layout

@@ -20,6 +20,7 @@ from jaxsep.cli.separation_options import (
     WienerOption,
     separation_options,
 )
+from jaxsep.cli.streams import console
 from jaxsep.errors import ConfigError, JaxsepError, nearest
 
 if TYPE_CHECKING:
@@ -182,10 +183,8 @@ def evaluate(
     if records:
         files = write_reports(records, output)
         if not quiet:
-            from rich.console import Console
-
             width = None if sys.stdout.isatty() else 10_000
-            Console(highlight=False, width=width).print(as_table(aggregate(track_scores(records))))
+            console(width=width).print(as_table(aggregate(track_scores(records))))
             print(f"\nIn dB; frames first, then tracks. Records and reports are in {output}, such as {files[-1]}")
     return SOME_TRACK_FAILED if failures else 0
 
@@ -215,17 +214,16 @@ class _Progress:
     """A bar where stderr is a terminal, and a line for each track that fails."""
 
     def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, quiet=quiet)
+        shown = console(stderr=True, quiet=quiet)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
         self._task = self._bar.add_task("scoring", total=None)
         self._bar.start()
 
