@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxsep.cli.runtime import check_working_directory
+from jaxsep.cli.runtime import check_working_directory, start_jax, use_compilation_cache
 from jaxsep.cli.streams import console, forgive_lost_messages
 from jaxsep.environment import expand_home, open_standard_descriptors, restart_with_tuned_malloc
 from jaxsep.errors import ConfigError, JaxsepError, in_a_sentence
@@ -122,13 +122,11 @@ def _supervised(work: Callable[[], int]) -> int:
 def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     check_working_directory()
     path, workdir = expand_home(path), expand_home(workdir)
+    start_jax()
     from train.config import load_config
 
     # What is refused is refused before what takes seconds is imported.
     config = load_config(path, overrides)
-    from jaxsep.cli.runtime import start_jax, use_compilation_cache
-
-    start_jax()
     import jax
 
     from train.parallel import check_batch_size

@@ -24,7 +24,7 @@ from jaxsep.audio.resample import Resampler
 from jaxsep.cli.runtime import check_working_directory
 from jaxsep.cli.streams import console, forgive_lost_messages
 from jaxsep.environment import expand_home, open_standard_descriptors
-from jaxsep.errors import AudioError, ConfigError, JaxsepError
+from jaxsep.errors import AudioError, ConfigError, JaxsepError, in_a_sentence
 from train.config import DataConfig
 from train.levels import Levels, warn_of_levels
 from train.prepared import (

@@ -24,6 +24,7 @@ from jaxsep.errors import ConfigError, JaxsepError, in_a_sentence
 from jaxsep.version import __version__
 
 FAILED, USAGE = 1, 2
+_HELP = frozenset(["-h", "--help"])
 
 
 def _with_exit_status(command: Callable[..., int | None], *, tells: bool = False) -> Callable[..., NoReturn]:
@@ -130,7 +131,8 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        end_at_once(end.code if isinstance(end.code, int) else int(end.code is not None))
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        end_at_once(status if _HELP.isdisjoint(sys.argv) else _told(status))
     except BaseException:  # a fault of ours
         traceback.print_exc()
         with unfinished.changing_names:

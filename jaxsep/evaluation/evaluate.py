@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -202,7 +202,15 @@ def _run(
     pending: Sequence[ScoringJob], makers: Mapping[str, Separate | None], processes: int
 ) -> Iterator[tuple[ScoringJob, JaxsepError | None]]:
     """Scores jobs in order; estimates are made here, one track ahead of the processes that score."""
-    with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary, unfinished.watched(Path(temporary)):
+    # Of what is scored as it lies on disk, nothing has to be kept.
+    makes = any(separate is not None for separate in makers.values())
+    with tempfile.TemporaryDirectory(prefix="jaxsep.") if makes else nullcontext("") as temporary, ExitStack() as stack:
+        if makes:
+            stack.enter_context(unfinished.watched(Path(temporary)))
+
+        def forget(number: int) -> None:
+            if makes:
+                shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
 
         def made(job: ScoringJob, number: int) -> tuple[ScoringJob, JaxsepError | None]:
             separate = makers[job.system]
@@ -219,7 +227,7 @@ def _run(
             for number, job in enumerate(pending):
                 job, failure = made(job, number)
                 yield job, failure or score_track(job)
-                shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
+                forget(number)
             return
         running: deque[tuple[int, ScoringJob, Future[JaxsepError | None] | JaxsepError]] = deque()
 
@@ -235,7 +243,7 @@ def _run(
                     )
             else:
                 failure = outcome
-            shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
+            forget(number)
             return job, failure
 
         with _pool(min(processes, len(pending))) as pool:

@@ -37,7 +37,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     if named and find_entry(str(name_or_path)) is not None:
         return pull(str(name_or_path))
     path = expand_home(name_or_path)
-    if path.exists():
+    if os.path.exists(path):  # False for what is no name, too
         return runs.choose_checkpoint(path) if runs.is_run(path) else path
     if named:
         known = [entry.name for entry in list_models()] + [file.stem for file in _cached_models()]

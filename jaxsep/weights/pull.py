@@ -52,7 +52,7 @@ def places(name: str) -> list[Path]:
 
 def find_file(name: str) -> Path | None:
     """Returns the file of a model by its name; None where it is not on this machine."""
-    return next((place for place in places(name) if place.is_file()), None)
+    return next((place for place in places(name) if os.path.isfile(place)), None)  # False for what is no name, too
 
 
 def pull(
