@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from jaxsep import unfinished
 from jaxsep.cli import compare, convert, env, evaluate, info, models, plot, separate
 from jaxsep.cli.interrupt import end_at_once, end_on_signals
-from jaxsep.cli.runtime import check_working_directory
+from jaxsep.cli.runtime import check_working_directory, import_jax, is_jax_set_by_the_environment
 from jaxsep.cli.streams import forgive_lost_messages, lost_output
 from jaxsep.environment import expand_home
 from jaxsep.errors import ConfigError, JaxsepError, in_a_sentence
@@ -27,19 +27,24 @@ FAILED, USAGE = 1, 2
 _HELP = frozenset(["-h", "--help"])
 
 
-def _with_exit_status(command: Callable[..., int | None], *, tells: bool = False) -> Callable[..., NoReturn]:
+def _with_exit_status(
+    command: Callable[..., int | None], *, tells: bool = False, computes: bool = True
+) -> Callable[..., NoReturn]:
     """Makes a subcommand exit: 0 all done, 1 something failed, 2 usage, 130 interrupted; errors are one sentence.
 
     Args:
         command: What does the work. A `~` at the beginning of its paths is the home directory, which shells leave to
             the command after `--output=`.
         tells: Whether its text is all that it gives, so that losing that is a failure.
+        computes: Whether it imports JAX at some place, which may fail by what the environment sets.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> NoReturn:
         try:
             check_working_directory()
+            if computes and is_jax_set_by_the_environment():
+                import_jax()
             paths = {name: expand_home(value) for name, value in kwargs.items() if isinstance(value, Path)}
             status = command(*args, **{**kwargs, **paths}) or 0
         except (JaxsepError, OSError, MemoryError) as error:
@@ -92,8 +97,8 @@ app.command("separate")(_with_exit_status(separate.separate))
 app.command("evaluate")(_with_exit_status(evaluate.evaluate))
 app.command("plot")(_with_exit_status(plot.plot))
 models_app = typer.Typer(cls=_ListByDefault, help="List the published models, or pull one.")
-models_app.command("list")(_telling(models.list_catalogue))
-models_app.command("pull")(_with_exit_status(models.pull))
+models_app.command("list")(_telling(models.list_catalogue, computes=False))
+models_app.command("pull")(_with_exit_status(models.pull, computes=False))
 app.add_typer(models_app, name="models")
 compare_app = typer.Typer(no_args_is_help=True, help="Compare frameworks on the same network and weights.")
 compare_app.command("speed")(_with_exit_status(compare.speed))

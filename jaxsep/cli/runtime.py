@@ -99,6 +99,20 @@ def check_working_directory() -> None:
         raise ConfigError(f"The working directory is gone ({error.strerror}); change to another one.") from None
 
 
+def import_jax() -> None:
+    """Imports JAX, which reads its settings from the environment then.
+
+    Raises:
+        ConfigError: It does not take a value that the environment sets.
+    """
+    # Beside other programs on one card, taking most of its memory beforehand is rude.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        import jax  # noqa: F401
+    except Exception as error:  # of any kind
+        raise _no_start(error) from None
+
+
 def start_jax(platform: str | None = None) -> None:
     """Imports JAX and finds its devices, before anything is worked on.
 
@@ -108,20 +122,28 @@ def start_jax(platform: str | None = None) -> None:
     Raises:
         ConfigError: It does not start as the environment sets it.
     """
-    # Beside other programs on one card, taking most of its memory beforehand is rude.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    try:
-        import jax
+    import_jax()
+    import jax
 
+    try:
         if platform is not None:
             jax.config.update("jax_platforms", platform)
         jax.devices()
     except Exception as error:  # of any kind: assertions, too
-        settings = [f"{name}='{value}'" for name, value in sorted(os.environ.items()) if name.startswith("JAX_")]
-        told = f"; the environment sets {', '.join(settings)}: change or unset what is wrong" if settings else ""
-        raise ConfigError(f"JAX does not start ({in_a_sentence(error).removesuffix('.')}){told}.") from None
+        raise _no_start(error) from None
     if jax.config.values["jax_disable_jit"]:
         raise ConfigError("JAX_DISABLE_JIT is set, and jaxsep runs nothing but compiled programs; unset it.")
+
+
+def is_jax_set_by_the_environment() -> bool:
+    """Whether the environment sets anything of JAX's, so that importing it may fail."""
+    return any(name.startswith("JAX_") for name in os.environ)
+
+
+def _no_start(error: Exception) -> ConfigError:
+    settings = [f"{name}='{value}'" for name, value in sorted(os.environ.items()) if name.startswith("JAX_")]
+    told = f"; the environment sets {', '.join(settings)}: change or unset what is wrong" if settings else ""
+    return ConfigError(f"JAX does not start ({in_a_sentence(error).removesuffix('.')}){told}.")
 
 
 def choose_device(kind: DeviceKind) -> "jax.Device":
