@@ -56,7 +56,8 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ff
 	cp .cache/bench/speed/speed.json bench/speed.json
 	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json
 	$(BIN)/python -m train.bench_loader --output bench/loader.json
-	JAXSEP_FUZZ_CASES=1000 $(BIN)/python -m pytest --quiet tests/fuzz
+	JAXSEP_FUZZ_CASES=1000 $(BIN)/python -m pytest --quiet tests/fuzz --ignore tests/fuzz/test_fuzz_environments.py
+	JAXSEP_FUZZ_CASES=2000 $(BIN)/python -m pytest --quiet tests/fuzz/test_fuzz_environments.py
 	JAXSEP_TRUTH_EXAMPLES=1000 $(BIN)/python -m pytest --quiet --unoptimized tests/separation/test_one_truth.py
 	$(BIN)/python -m jaxsep.compare.evaluate_speed --output bench/evaluate.json
 	$(BIN)/python -m jaxsep.compare.song 180 .cache/bench/song.wav

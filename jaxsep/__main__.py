@@ -2,11 +2,12 @@
 
 import sys
 
-from jaxsep.environment import restart_with_tuned_malloc
+from jaxsep.environment import open_standard_descriptors, restart_with_tuned_malloc
 
 
 def main() -> None:
     """Runs the command line, `jaxsep separate` in a process that gets its memory in huge pages."""
+    open_standard_descriptors()
     if sys.argv[1:2] == ["separate"]:
         restart_with_tuned_malloc()
     from jaxsep.cli.main import main as run

@@ -55,13 +55,37 @@ def compilation_key() -> str:
     return f"jaxlib-{metadata.version('jaxlib')}-{digest}"
 
 
-def cache_directory() -> Path:
-    """Returns where downloads and compiled programs live: $JAXSEP_CACHE, $XDG_CACHE_HOME/jaxsep or ~/.cache/jaxsep."""
-    if explicit := os.environ.get("JAXSEP_CACHE"):
-        return Path(explicit).expanduser()
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The specification of XDG has relative paths ignored.
-    return (shared if shared.is_absolute() else Path("~/.cache").expanduser()) / "jaxsep"
+def cache_directory() -> Path | None:
+    """Returns where downloads and compiled programs live: $JAXSEP_CACHE, $XDG_CACHE_HOME/jaxsep or ~/.cache/jaxsep.
+
+    Returns:
+        None where that lies in a home directory and there is none: a container's user may have no entry in any list.
+    """
+    named = os.environ.get("JAXSEP_CACHE")
+    if not named:
+        shared = os.environ.get("XDG_CACHE_HOME", "")
+        # The specification of XDG has relative paths ignored.
+        named = os.path.join(shared if os.path.isabs(shared) else "~/.cache", "jaxsep")
+    found = expand_home(named)
+    return None if str(found).startswith("~") else found
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """Returns a path with the home directory for a leading `~`; as it is where there is no such home."""
+    return Path(os.path.expanduser(path))
+
+
+def open_standard_descriptors() -> None:
+    """Has standard input, output and error lead to nowhere where the process was started without them.
+
+    Otherwise the next file that is opened has their number, and messages are written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is given away, and those below it are taken by now.
+            os.open(os.devnull, os.O_RDWR)
 
 
 def is_offline() -> bool:

@@ -4,6 +4,7 @@ All derive from `JaxsepError`, so that a program can catch one class and print i
 """
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -29,6 +30,22 @@ class SeparationError(JaxsepError):
 
 class SeparationAborted(JaxsepError):
     """The progress callback asked for a separation to stop."""
+
+
+def in_a_sentence(error: BaseException) -> str:
+    """Returns what went wrong as the one sentence that a command prints.
+
+    Args:
+        error: One of ours, or what the system said to a call.
+    """
+    if isinstance(error, JaxsepError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There is not enough memory; free some, or raise the limit on it."
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{reason}." if error.filename is None else f"'{os.fsdecode(error.filename)}': {reason}."
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

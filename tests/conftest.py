@@ -49,14 +49,14 @@ def compiled_programs_are_dropped() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints how many damaged files the fuzz tests gave to readers; what workers of xdist print is seen by nobody."""
+    """Prints how many cases the fuzz tests ran; what workers of xdist print is seen by nobody."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
     counts = [value for report in reports for name, value in report.user_properties if name == "fuzz"]
     if counts:
         outcomes = {outcome: sum(count.get(outcome, 0) for count in counts) for outcome in ("result", "refused")}
         terminalreporter.write_line(
-            f"fuzz: {sum(outcomes.values())} damaged files in {len(counts)} kinds, {outcomes['result']} of which were "
-            f"read and {outcomes['refused']} refused in a sentence"
+            f"fuzz: {sum(outcomes.values())} cases of {len(counts)} kinds, of which {outcomes['result']} gave a result "
+            f"and {outcomes['refused']} a sentence"
         )
 
 

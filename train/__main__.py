@@ -6,13 +6,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxsep.environment import restart_with_tuned_malloc
-from jaxsep.errors import ConfigError, JaxsepError
+from jaxsep.cli.runtime import check_working_directory, start_jax, use_compilation_cache
+from jaxsep.cli.streams import console, forgive_lost_messages
+from jaxsep.environment import expand_home, open_standard_descriptors, restart_with_tuned_malloc
+from jaxsep.errors import ConfigError, JaxsepError, in_a_sentence
 
 if TYPE_CHECKING:
     from train.config import RunConfig
@@ -65,8 +68,8 @@ def _told(work: Callable[[], int]) -> int:
     """Returns the exit status of the work; errors are one sentence."""
     try:
         return work()
-    except JaxsepError as error:
-        print(f"train: {error}", file=sys.stderr)
+    except (JaxsepError, OSError, MemoryError) as error:
+        print(f"train: {in_a_sentence(error)}", file=sys.stderr)
         return USAGE if isinstance(error, ConfigError) else FAILED
 
 
@@ -117,13 +120,15 @@ def _supervised(work: Callable[[], int]) -> int:
 
 
 def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
+    check_working_directory()
+    path, workdir = expand_home(path), expand_home(workdir)
+    start_jax()
     from train.config import load_config
 
     # What is refused is refused before what takes seconds is imported.
     config = load_config(path, overrides)
     import jax
 
-    from jaxsep.cli.runtime import use_compilation_cache
     from train.dataset_check import check_tracks
     from train.loop import run
     from train.problems import Problems
@@ -132,6 +137,7 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     from train.tracks import Tracks, find_tracks
     from train.workdir import open_workdir
 
+    _use_settings_of_training()
     use_compilation_cache()
     first = jax.process_index() == 0
     problems = Problems()
@@ -161,13 +167,27 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     return INTERRUPTED if outcome.interrupted else 0
 
 
+def _use_settings_of_training() -> None:
+    """Has this process compute as recipes mean it, whatever the environment has set for other programs of JAX's."""
+    import jax
+
+    # Numbers of 64 bits are other numbers, and other random ones; what strict promotion and transfer guards would tell
+    # is for those who write programs.
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_transfer_guard", "allow")
+
+
 class _StopRequest:
-    """Whether SIGTERM or Ctrl-C has come; a second one ends the process at once."""
+    """Whether SIGTERM, Ctrl-C or the end of the terminal has come; a second one ends the process at once."""
 
     def __init__(self) -> None:
         self._came = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            # What the caller has ignored (nohup, a shell's background) stays ignored.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def __call__(self) -> bool:
         return self._came
@@ -176,7 +196,8 @@ class _StopRequest:
         if self._came:
             os._exit(128 + number)
         self._came = True
-        os.write(2, b"train: stopping after this step; once more ends it at once\n")
+        with suppress(OSError):  # a terminal that is gone
+            os.write(2, b"train: stopping after this step; once more ends it at once\n")
 
 
 def _print_overview(config: "RunConfig") -> None:
@@ -184,13 +205,11 @@ def _print_overview(config: "RunConfig") -> None:
     import math
 
     import yaml
-    from rich.console import Console
     from rich.table import Table
 
     from jaxsep.weights.tree import expected_shapes
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
+    print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
     counts: dict[str, int] = {}
     for variable, shape in expected_shapes(config.model).items():
         kind, *rest = variable.split("/")
@@ -201,7 +220,7 @@ def _print_overview(config: "RunConfig") -> None:
     table.add_column("count", justify="right")
     for place, count in {**counts, "all": sum(counts.values())}.items():
         table.add_row(place, f"{count:,}")
-    console.print(table)
+    console().print(table)
 
 
 def _print_check(report: Any) -> None:
@@ -242,5 +261,7 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
+    open_standard_descriptors()
     restart_with_tuned_malloc()
+    forgive_lost_messages()
     app(prog_name="python -m train")

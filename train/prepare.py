@@ -21,7 +21,10 @@ import typer
 from jaxsep import unfinished
 from jaxsep.audio.reader import AudioReader
 from jaxsep.audio.resample import Resampler
-from jaxsep.errors import AudioError, ConfigError, JaxsepError
+from jaxsep.cli.runtime import check_working_directory
+from jaxsep.cli.streams import console, forgive_lost_messages
+from jaxsep.environment import expand_home, open_standard_descriptors
+from jaxsep.errors import AudioError, ConfigError, JaxsepError, in_a_sentence
 from train.config import DataConfig
 from train.levels import Levels, warn_of_levels
 from train.prepared import (
@@ -247,17 +250,18 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="Tracks at a time.", show_default="cores")] = None,
 ) -> None:
     """Decode a data set once, so that training reads any place of it at once."""
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     data = DataConfig(root=str(root), layout=layout.value, validation_tracks=tuple(validation_track or ()))
     columns = (TextColumn("prepared"), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[last]}"))
+    shown = console(stderr=True)
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        check_working_directory()
+        with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
             task = bar.add_task("", total=None, last="")
             index, warnings = prepare(
                 data,
-                out,
+                expand_home(out),
                 sample_rate=sample_rate,
                 channels=channels,
                 dtype=dtype.value,
@@ -265,8 +269,8 @@ def main(
                 threads=threads,
                 progress=lambda name, total: bar.update(task, advance=1, total=total, last=name),
             )
-    except JaxsepError as error:
-        print(f"prepare: {error}", file=sys.stderr)
+    except (JaxsepError, OSError, MemoryError) as error:
+        print(f"prepare: {in_a_sentence(error)}", file=sys.stderr)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
     for warning in warnings:
         print(f"prepare: warning: {warning}", file=sys.stderr)
@@ -279,5 +283,7 @@ def main(
 if __name__ == "__main__":
     from jaxsep.cli.interrupt import end_on_signals
 
+    open_standard_descriptors()
+    forgive_lost_messages()
     end_on_signals()
     app(prog_name="python -m train.prepare")

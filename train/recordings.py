@@ -85,11 +85,11 @@ class AudioFile:
 
     Attributes:
         path: The file.
-        stream: Which of its audio streams, counted from 0.
+        stream: Which of its audio streams, counted from 0; None for the default one.
     """
 
     path: Path
-    stream: int = 0
+    stream: int | None = None
 
     @cached_property
     def info(self) -> AudioInfo:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from jaxsep.environment import expand_home
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.inputs import AUDIO_SUFFIXES
@@ -168,7 +169,7 @@ def find_recordings(data: DataConfig, problems: Problems | None = None) -> Recor
     """
     met = Problems() if problems is None else problems
     before = len(met)
-    root = Path(str(data.root)).expanduser()
+    root = expand_home(str(data.root))
     if not root.is_dir():
         raise ConfigError(f"data.root: there is no folder {root}.")
     layout = _layout(root) if data.layout == "auto" else data.layout

@@ -4,7 +4,7 @@ from jaxsep.audio.decoders import AudioInfo
 from jaxsep.audio.formats import SUBTYPES, check_output, choose_subtype
 from jaxsep.audio.reader import AudioReader, probe
 from jaxsep.audio.resample import Resampler, resample, resampled_length
-from jaxsep.audio.writer import AudioWriter
+from jaxsep.audio.writer import AudioWriter, close_together
 
 __all__ = [
     "SUBTYPES",
@@ -14,6 +14,7 @@ __all__ = [
     "Resampler",
     "check_output",
     "choose_subtype",
+    "close_together",
     "probe",
     "resample",
     "resampled_length",

@@ -71,6 +71,8 @@ _LAME_TAG_BYTES = 156
 _VORBIS_NOMINAL_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)
 
 _MAX_CHANNELS = {"wav": 1024, "flac": 8, "ogg": 255, "mp3": 2}
+# Beyond this rate flac counts in units of ten Hz.
+_FLAC_EXACT_RATES_HZ = 65535
 _RATE_RANGE_HZ = {"wav": (1, 2**31 - 1), "flac": (1, 655350), "ogg": (8000, 192000)}
 # A RIFF header counts bytes with 32 bits; what is kept free is for chunks other than the samples.
 MAX_WAV_DATA_BYTES = 2**32 - 4096
@@ -162,6 +164,11 @@ def check_output(
     lowest, highest = _RATE_RANGE_HZ[format]
     if not lowest <= sample_rate <= highest:
         raise ConfigError(f"Format '{format}' holds sample rates of {lowest} to {highest} Hz, not {sample_rate}.")
+    if format == "flac" and sample_rate > _FLAC_EXACT_RATES_HZ and sample_rate % 10:
+        raise ConfigError(
+            f"Flac holds sample rates beyond {_FLAC_EXACT_RATES_HZ} Hz in steps of 10 Hz only, not {sample_rate}; "
+            "write wav, or another sample rate."
+        )
     if format == "ogg":
         lowest, highest = _VORBIS_NOMINAL_KBPS[0], _VORBIS_NOMINAL_KBPS[-1]
         if bitrate_kbps is not None and not lowest <= bitrate_kbps <= highest:

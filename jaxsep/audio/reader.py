@@ -13,6 +13,7 @@ import soundfile
 from jaxtyping import Float32
 
 from jaxsep.audio.decoders import AudioInfo, FFmpegDecoder, open_decoder
+from jaxsep.audio.extent import end_of_leading_tags, start_of_trailing_tags
 from jaxsep.errors import AudioError
 
 # Edit lists are rounded to milliseconds and encoder delays reach 0.1 s, so a stated duration is only this exact.
@@ -46,6 +47,7 @@ class AudioReader:
         truncated: The file ends before its header says it would. Known when `blocks` has ended, for some formats
             before.
         warning: One sentence on what was missing or damaged, or None.
+        note: One sentence on which of several audio streams is read, where none was asked for, or None.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class AudioReader:
         *,
         offset_seconds: float = 0.0,
         duration_seconds: float | None = None,
-        stream: int = 0,
+        stream: int | None = None,
     ) -> None:
         """Opens a file.
 
@@ -63,7 +65,7 @@ class AudioReader:
             offset_seconds: Where to start, rounded to the nearest frame.
             duration_seconds: How much to read at most, rounded to the nearest frame; None reads to the end.
             stream: Which audio stream of the file, counted from 0: Native Instruments' stem.mp4 holds the mixture and
-                four sources.
+                four sources. None for the one that is flagged as default, or else the first.
 
         Raises:
             AudioError: The file is missing, empty or not audio, or the stretch lies outside it.
@@ -73,10 +75,11 @@ class AudioReader:
         if duration_seconds is not None and not duration_seconds > 0:
             raise AudioError(f"duration_seconds is {duration_seconds}, but must be positive.")
         self.truncated = False
-        self.warning: str | None = None
+        self.note: str | None = None
         self._closed = False
-        self._stream = stream
         self._decoder = open_decoder(Path(path), stream)
+        self._stream = self._decoder.stream
+        self.warning: str | None = self._decoder.warning
         self.info = self._decoder.info
         self.tags = self._decoder.tags
         rate, total = self.info.sample_rate, self.info.frames
@@ -93,8 +96,13 @@ class AudioReader:
         except BaseException:
             self.close()
             raise
-        if missing:
+        if missing and self.warning is None:
             self._report_truncated(missing)
+        if stream is None and self._decoder.stream_count > 1:
+            self.note = (
+                f"{self.info.path} holds {self._decoder.stream_count} audio tracks, and number {self._stream + 1} "
+                "is read, the one that FFmpeg takes by default."
+            )
 
     @property
     def frames(self) -> int | None:
@@ -123,7 +131,9 @@ class AudioReader:
             delivered += len(block)
             yield block
         if self._decoder.damaged_packets and not self.truncated:
-            self.warning = f"{self.info.path} is damaged: {self._decoder.damaged_packets} packets could not be decoded."
+            count = self._decoder.damaged_packets
+            packets = "one packet" if count == 1 else f"{count} packets"
+            self.warning = f"{self.info.path} is damaged: {packets} could not be decoded."
         if self._limit is None or delivered < self._limit:
             self._check_the_end(delivered)
 
@@ -178,10 +188,11 @@ class AudioReader:
         read = self._start + delivered
         if expected is not None and read < expected:
             self._report_truncated(f"its header promises {expected / rate:.3f} s, and it holds {read / rate:.3f} s")
-        if expected is not None and read > expected:
+        promised = expected if expected is not None else self._decoder.counted_frames
+        if promised is not None and read > promised:
             # Joined mp3 files carry the header of the first.
             self.warning = (
-                f"The header of {self.info.path} promises {expected / rate:.3f} s, but it holds "
+                f"The header of {self.info.path} promises {promised / rate:.3f} s, but it holds "
                 f"{read / rate:.3f} s, and all of it was read."
             )
         if expected is None and stated is not None and read / rate < stated - _DURATION_TOLERANCE_SECONDS:
@@ -231,17 +242,21 @@ def _regroup(chunks: Iterator[np.ndarray], length: int, limit: int | None, chann
 
 def _cut_by_its_own_account(path: Path) -> str:
     """Says in what way the file is shorter than its first or last bytes say, or '' where nothing shows that."""
-    size = path.stat().st_size
     with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = end_of_leading_tags(file)
+        file.seek(start)
         head = file.read(8)
         if head[:4] in (b"RIFF", b"RIFX", b"FORM"):
-            promised = int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big") + 8
-            # Programs that write to a pipe know no size and put zero or the largest they can, of 31 or 32 bits.
-            if size < promised < 0x7FFF0000:
+            promised = start + int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big") + 8
+            # Programs that write to a pipe know no size and put zero or the largest they can, of 31 or 32 bits. A
+            # chunk of an odd size may lack the byte that pads it.
+            if size + 1 < promised < 0x7FFF0000:
                 return f"its header promises {promised} bytes, and it has {size}"
         if head[:4] == b"OggS":
-            file.seek(max(0, size - 65536))  # longer than the longest page
-            tail = file.read()
+            end = start_of_trailing_tags(file)
+            file.seek(max(0, end - 65536))  # longer than the longest page
+            tail = file.read(min(end, 65536))
             page = tail.rfind(b"OggS")
             if page < 0 or len(tail) < page + 6 or not tail[page + 5] & 4:  # bit 2: last page of its stream
                 return "its last page is missing"

@@ -3,12 +3,11 @@
 What can be written how is in formats.py. No resampling, no jax.
 """
 
-import io
 import math
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,10 @@ import soundfile
 from jaxtyping import Float32
 
 from jaxsep import unfinished
+from jaxsep.audio.channel_order import to_vorbis
 from jaxsep.audio.formats import BYTES_PER_SAMPLE, MAX_WAV_DATA_BYTES, check_output, choose_subtype, compression
+from jaxsep.audio.naming import give_names
+from jaxsep.audio.output_file import OutputFile
 from jaxsep.audio.reader import probe
 from jaxsep.audio.tags import clean_tags
 from jaxsep.errors import AudioError, ConfigError
@@ -45,7 +47,8 @@ class AudioWriter:
         path: The final name.
         frames: Written so far.
         peak: The largest absolute sample so far, 1 being full scale.
-        clipped: How many samples so far lay beyond full scale and were clipped; 0 for anything but PCM.
+        clipped: How many samples so far lay beyond full scale: PCM is clipped there when it is written, mp3 and ogg
+            when they are played. 0 for floats.
     """
 
     def __init__(
@@ -58,11 +61,12 @@ class AudioWriter:
         subtype: str,
         bitrate_kbps: int | None = None,
         tags: Mapping[str, str] | None = None,
+        replace: bool = True,
     ) -> None:
         """Creates missing folders and the temporary file.
 
         Args:
-            path: The final name; a regular file of that name is replaced when this one is complete.
+            path: The final name.
             sample_rate: In Hz.
             channels: Of every block.
             format: A key of `SUBTYPES`.
@@ -70,6 +74,8 @@ class AudioWriter:
             bitrate_kbps: Of mp3, exact and constant; of ogg, the nominal average of stereo at 44.1 kHz. None is 320, or
                 the highest that mp3 has at this sample rate.
             tags: What the file says of its song, by the names of `jaxsep.audio.tags.TAGS`.
+            replace: Whether a regular file that has the final name by the time that this one is complete goes. If not,
+                this one gets another name, and an error says which.
 
         Raises:
             ConfigError: These do not go together; see `check_output`.
@@ -83,11 +89,13 @@ class AudioWriter:
         self.clipped = 0
         self._sum_of_squares = 0.0
         self._finished = self._named = False
+        self._replace = replace
         self._made_folders: list[Path] = []
         self._sample_rate = sample_rate
         self._channels = channels
         self._format = format
         self._subtype = choose_subtype(format, subtype, subtype)
+        self._order = to_vorbis(channels) if self._subtype == "VORBIS" else None
         self._temporary = self.path.with_name(_temporary_name(self.path.name))
         try:
             with unfinished.changing_names:
@@ -96,7 +104,7 @@ class AudioWriter:
                 self._made_folders = [folder for folder in parents if folder in _made_by_this_process]
                 unfinished.begin(self._temporary, self._made_folders)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file: _OutputFile | None = _OutputFile(self._temporary)
+                self._file: OutputFile | None = OutputFile(self._temporary)
         except OSError as error:
             self._file = None
             self.discard()
@@ -130,6 +138,11 @@ class AudioWriter:
         """The root mean square of all samples so far."""
         return math.sqrt(self._sum_of_squares / max(1, self.frames * self._channels))
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the file has its name, or is gone."""
+        return self._file is None or self._encoder is None
+
     def write(self, block: Float32[np.ndarray, "time channel"]) -> None:
         """Appends a block.
 
@@ -152,8 +165,9 @@ class AudioWriter:
         samples = np.ascontiguousarray(block, np.float32).reshape(-1)
         with np.errstate(over="ignore"):  # samples far beyond full scale are clipped like all others
             encoded = self._encode(samples)
+        frames = encoded.reshape(-1, self._channels)
         try:
-            self._encoder.write(encoded.reshape(-1, self._channels))
+            self._encoder.write(frames if self._order is None else frames[:, self._order])
         except soundfile.LibsndfileError as error:
             self._fail(error.error_string)
         self._fail_where_the_disk_did(self._file)
@@ -192,19 +206,10 @@ class AudioWriter:
         """Completes the file and gives it its name. Can be called again.
 
         Raises:
-            AudioError: As for `finish`, or the file cannot be renamed.
+            AudioError: As for `finish`, the file cannot be renamed, or it has another name, since a file with its name
+                came to exist.
         """
-        if self._file is None or self._encoder is None:
-            return
-        self.finish()
-        try:
-            with unfinished.changing_names:
-                os.replace(self._temporary, self.path)
-                unfinished.end(self._temporary)
-        except OSError as error:
-            self._fail(str(error.strerror))
-        self._file = None
-        self._named = True
+        close_together([self])
 
     def discard(self) -> None:
         """Removes the temporary file, and folders made for it that hold nothing else. After `close` it does nothing.
@@ -239,6 +244,11 @@ class AudioWriter:
         else:
             self.discard()
 
+    def _has_its_name(self) -> None:
+        unfinished.end(self._temporary)
+        self._file = None
+        self._named = True
+
     def _encode(self, samples: np.ndarray) -> np.ndarray:
         """Measures samples and returns what libsndfile takes: floats, or integers in the upper bits of 16 or 32."""
         bits = _SCALE_BITS.get(self._subtype)
@@ -253,6 +263,8 @@ class AudioWriter:
             self._sum_of_squares += float(np.dot(piece, piece))
             if bits is not None:
                 encoded[start : start + len(piece)] = self._quantise(piece, bits, low, high)
+            elif self._subtype != "FLOAT" and (low < -1 or high > 1):
+                self.clipped += int(np.count_nonzero(np.abs(piece) > 1))
         if bits == 24:
             np.left_shift(encoded, 8, out=encoded)
         return encoded
@@ -272,7 +284,7 @@ class AudioWriter:
         seconds = (self.frames + first // self._channels) / self._sample_rate
         self._fail(f"it would hold {samples[first]} at {seconds:.6f} s")
 
-    def _fail_where_the_disk_did(self, file: "_OutputFile") -> None:
+    def _fail_where_the_disk_did(self, file: "OutputFile") -> None:
         if file.error is not None:
             self._fail(str(file.error.strerror))
 
@@ -281,61 +293,39 @@ class AudioWriter:
         raise AudioError(f"{self.path} cannot be written: {reason.rstrip('.')}.")
 
 
-class _OutputFile:
-    """The file that libsndfile writes through.
+def close_together(writers: Sequence[AudioWriter]) -> None:
+    """Completes files and gives them their names, so that all have theirs or none has. Can be called again.
 
-    It keeps the first error and swallows what comes after it: libsndfile itself reports a full disk for some formats
-    only, late, and without the reason. Nothing is flushed to the disk itself: that would cost more than the encoding.
+    Args:
+        writers: Those of the files.
 
-    Attributes:
-        error: The first failure to write, or None.
-        size: Of the file, if all that was written arrived.
+    Raises:
+        AudioError: As for `AudioWriter.finish`, a file cannot be renamed, or the files have other names than they
+            should, since a file that is not to be replaced came to exist while they were written.
     """
-
-    def __init__(self, path: Path) -> None:
-        # O_EXCL: the name is nobody else's. Not tempfile: its files are readable by their owner only.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        self._raw = io.FileIO(descriptor, "r+")
-        self._ignoring = False
-        self.error: OSError | None = None
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        if self._ignoring or self.error is not None:
-            return len(data)
-        view = memoryview(data)
+    open_ones = [writer for writer in writers if not writer.is_closed]
+    for writer in open_ones:
+        writer.finish()
+    if not open_ones:
+        return
+    with unfinished.changing_names:
         try:
-            self.size = max(self.size, self._raw.tell() + len(data))
-            while len(view):
-                view = view[self._raw.write(view) :]
-        except OSError as error:  # nothing may be raised through libsndfile
-            self.error = error
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def clear_time_stamp(self) -> None:
-        """Zeroes the time of writing, which libsndfile puts into the PEAK chunk of float wav files."""
-        self._raw.seek(12)
-        while len(header := self._raw.read(8)) == 8:
-            size = int.from_bytes(header[4:], "little")
-            if header[:4] == b"data":
-                return
-            if header[:4] == b"PEAK":
-                self._raw.seek(4, io.SEEK_CUR)  # the chunk's version
-                self._raw.write(bytes(4))
-                return
-            self._raw.seek(size + size % 2, io.SEEK_CUR)
-
-    def ignore_writes(self) -> None:
-        self._ignoring = True
-
-    def close(self) -> None:
-        self._raw.close()
+            names = give_names(
+                [writer._temporary for writer in open_ones],
+                [writer.path for writer in open_ones],
+                [writer._replace for writer in open_ones],
+            )
+        except OSError as error:
+            open_ones[0]._fail(str(error.strerror))
+        for writer in open_ones:
+            writer._has_its_name()
+    if names != [writer.path for writer in open_ones]:
+        taken = [str(writer.path) for writer in open_ones if writer.path.exists()] or [str(open_ones[0].path)]
+        kept = ", ".join(f"'{name}'" for name in names)
+        raise AudioError(
+            f"'{taken[0]}' came to exist while it was being written, and was not replaced; what was made is kept as "
+            f"{kept}."
+        )
 
 
 def _refuse_what_cannot_be_replaced(path: Path) -> None:

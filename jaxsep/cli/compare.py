@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jaxsep.cli.runtime import DeviceKind
+from jaxsep.cli.runtime import DeviceKind, start_jax
 from jaxsep.errors import ConfigError, JaxsepError, nearest
 
 BEYOND_THRESHOLD = 1
@@ -54,6 +54,7 @@ def speed(
     if threads is not None and threads > processors():
         raise ConfigError(f"--threads is {threads}, and there are {processors()} processors.")
     read_one_spec(find_model(model), member=member)
+    start_jax()
     report = measure_speed(
         model,
         member=member,
@@ -130,8 +131,9 @@ def parity(
     if other in TWIN_FRAMEWORKS and importlib.util.find_spec(other) is None:
         raise ConfigError(f"The package '{other}' is not installed here; pip install 'jaxsep[compare]'.")
     tracks = find_tracks(inputs or [])
-    loaded = load_model(find_model(model))
+    path = find_model(model)
     jax_device = choose_device(device)
+    loaded = load_model(path)
     use_compilation_cache()
     ours: JaxNetwork | EnsembleStems
     if isinstance(loaded, Ensemble):
@@ -174,6 +176,7 @@ def study(
 
     chosen = load_study(config, tuple(changes or ()))
     require_matplotlib()
+    start_jax()
     from jaxsep.compare.study import run_study
     from jaxsep.compare.study_report import to_markdown, write_study
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jaxsep.cli.runtime import start_jax
 from jaxsep.errors import ConfigError
 from jaxsep.weights.forms import FORMATS
 
@@ -34,6 +35,7 @@ def convert(
     """Convert weights to a jaxsep checkpoint: from Spleeter's files, or from Orbax to safetensors and back."""
     if not overwrite and output.exists():
         raise ConfigError(f"'{output}' exists; use --overwrite to replace it.")
+    start_jax()
     from jaxsep.weights.convert import convert as convert_weights
     from jaxsep.weights.rules import rules_of
 

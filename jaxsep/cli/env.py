@@ -14,5 +14,9 @@ def env() -> None:
     print(f"{'processor':18} {processor()}")
     for device in jax.devices():
         print(f"{'device':18} {device.device_kind} ({device.platform}:{device.id})")
-    print(f"{'cache':18} {cache_directory()}")
-    print(f"{'compiled programs':18} {cache_directory() / 'compiled' / compilation_key()}")
+    cache = cache_directory()
+    if cache is None:
+        print(f"{'cache':18} none: there is no home directory; name a place by JAXSEP_CACHE")
+    else:
+        print(f"{'cache':18} {cache}")
+        print(f"{'compiled programs':18} {cache / 'compiled' / compilation_key()}")

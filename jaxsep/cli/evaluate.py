@@ -20,6 +20,7 @@ from jaxsep.cli.separation_options import (
     WienerOption,
     separation_options,
 )
+from jaxsep.cli.streams import console
 from jaxsep.errors import ConfigError, JaxsepError, nearest
 
 if TYPE_CHECKING:
@@ -225,16 +226,14 @@ def evaluate(
 
 def _print(report: "Report", output: Path, page: Path) -> None:
     """Prints the averages of one system, or several systems beside each other, and what has to be known of them."""
-    from rich.console import Console
-
     from jaxsep.evaluation.tables import aggregate_table, as_rich, comparison_tables
 
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 10_000)
+    shown = console(width=None if sys.stdout.isatty() else 10_000)
     if len(report.data["systems"]) == 1:
-        console.print(as_rich(aggregate_table(report.rows)))
+        shown.print(as_rich(aggregate_table(report.rows)))
     else:
         for table in comparison_tables(report.comparison):
-            console.print(f"{table.caption}\n", as_rich(table), "", sep="")
+            shown.print(f"{table.caption}\n", as_rich(table), "", sep="")
     for warning in report.data["warnings"]:
         print(f"\n{warning}")
     print(f"\nRatios are in dB; frames first, then tracks. Records and reports are in {output}, such as {page}")
@@ -311,17 +310,16 @@ class _Progress:
     """A bar where stderr is a terminal, and a line for each track that fails."""
 
     def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, quiet=quiet)
+        shown = console(stderr=True, quiet=quiet)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
         self._task = self._bar.add_task("scoring", total=None)
         self._bar.start()
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxsep.cli.runtime import find_model
+from jaxsep.cli.runtime import find_model, start_jax
 
 if TYPE_CHECKING:
     from jaxsep.weights.checkpoint import Checkpoint
@@ -14,10 +14,11 @@ def info(
     checkpoint: Annotated[str, typer.Argument(help="A name from `jaxsep models`, a .safetensors file or a directory.")],
 ) -> None:
     """Describe a checkpoint: family, stems, sample rate, licence, provenance, size; its hash is verified."""
+    path = find_model(checkpoint)
+    start_jax()
     from jaxsep.weights.ensembles import EnsembleCheckpoint
     from jaxsep.weights.pretrained import load_pretrained
 
-    path = find_model(checkpoint)
     loaded = load_pretrained(checkpoint)
     spec = loaded.spec
     rows: dict[str, Any] = {

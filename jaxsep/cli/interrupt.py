@@ -1,4 +1,4 @@
-"""How Ctrl-C and SIGTERM end a run: at once, whatever it is doing, with nothing half-written left behind.
+"""How Ctrl-C, SIGTERM and a terminal that closes end a run: at once, with nothing half-written left.
 
 No exception is raised: a signal comes between any two instructions, and where JAX or a finalizer has called Python, an
 exception is lost or ends the process with a crash; while XLA compiles, Python does not run at all. Instead the signal's
@@ -10,17 +10,21 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from typing import NoReturn
 
 from jaxsep import unfinished
 
 INTERRUPTED = 130
+# Ctrl-C, `kill`, a terminal or connection that closes, a limit on processor time; Windows has the first two.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
+ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
 def end_on_signals() -> None:
-    """Handles SIGINT and SIGTERM from now on, save where the caller of the process has them ignored (nohup)."""
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    """Handles signals that end a run from now on, save where the caller of the process has them ignored (nohup)."""
+    numbers = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     if not numbers:
         return
     arriving, leaving = socket.socketpair()
@@ -38,9 +42,10 @@ def _wait(arriving: socket.socket, leaving: socket.socket, numbers: set[int]) ->
     unfinished.changing_names.acquire()
     unfinished.discard_all()
     # Not by print: the interrupted thread may hold the stream's lock.
-    if os.isatty(2):
-        os.write(2, b"\r" + _SHOW_CURSOR)  # the progress bar hides it
-    os.write(2, b"jaxsep: interrupted\n")
+    with suppress(OSError):  # a terminal that is gone
+        if os.isatty(2):
+            os.write(2, b"\r" + _SHOW_CURSOR)  # the progress bar hides it
+        os.write(2, b"jaxsep: interrupted\n")
     os._exit(INTERRUPTED)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaxsep.cli.streams import console
 from jaxsep.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 def list_catalogue() -> None:
     """List the published models: stems, rate, bandwidth, size, licence, published scores, and whether they are here."""
-    from rich.console import Console
     from rich.table import Table
 
     from jaxsep.weights.pretrained import is_present, list_models
@@ -35,7 +35,7 @@ def list_catalogue() -> None:
             "bundled" if entry.bundled else "yes" if is_present(entry.name) else "no",
         )
     # Piped output is for programs: one line for each model, however long.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
+    console(width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 def _scores(entry: "CatalogueEntry", method: str) -> str:
@@ -72,19 +72,18 @@ def pull(
 
 def pull_visibly(name: str, *, source: str | None = None, force: bool = False, quiet: bool = False) -> Path:
     """Pulls a model and shows on stderr what is done: lines, and a bar where stderr is a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from jaxsep.weights.pull import pull
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    shown = console(stderr=True, quiet=quiet)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    with Progress(*columns, console=shown, transient=True, disable=quiet or not shown.is_terminal) as bar:
         task = bar.add_task(name, visible=False, total=None)
         return pull(
             name,
             source=source,
             force=force,
-            announce=lambda text: None if quiet else console.print(f"jaxsep: {text}", markup=False),
+            announce=lambda text: shown.print(f"jaxsep: {text}"),
             progress=lambda here, all_of_it: bar.update(task, completed=here, total=all_of_it, visible=True),
         )

@@ -4,8 +4,8 @@ import os
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from jaxsep.environment import cache_directory, compilation_key
-from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep.environment import cache_directory, compilation_key, expand_home
+from jaxsep.errors import CheckpointError, ConfigError, in_a_sentence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,11 +55,14 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    directory = cache_directory() / "compiled" / compilation_key()
+    cache = cache_directory()
+    if cache is None:
+        return  # without a cache, runs only start more slowly
+    directory = cache / "compiled" / compilation_key()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # without a cache, runs only start more slowly
+        return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -80,7 +83,67 @@ def keep_programs(device: "jax.Device") -> "ProgramStore | None":
     if device.platform != "cpu":
         use_compilation_cache()
         return None
-    return ProgramStore(cache_directory() / "programs" / compilation_key())
+    cache = cache_directory()
+    return None if cache is None else ProgramStore(cache / "programs" / compilation_key())
+
+
+def check_working_directory() -> None:
+    """Refuses to work where relative paths mean nothing.
+
+    Raises:
+        ConfigError: The working directory was deleted, or cannot be reached.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(f"The working directory is gone ({error.strerror}); change to another one.") from None
+
+
+def import_jax() -> None:
+    """Imports JAX, which reads its settings from the environment then.
+
+    Raises:
+        ConfigError: It does not take a value that the environment sets.
+    """
+    # Beside other programs on one card, taking most of its memory beforehand is rude.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        import jax  # noqa: F401
+    except Exception as error:  # of any kind
+        raise _no_start(error) from None
+
+
+def start_jax(platform: str | None = None) -> None:
+    """Imports JAX and finds its devices, before anything is worked on.
+
+    Args:
+        platform: The only one that is looked for; None for what the environment says.
+
+    Raises:
+        ConfigError: It does not start as the environment sets it.
+    """
+    import_jax()
+    import jax
+
+    try:
+        if platform is not None:
+            jax.config.update("jax_platforms", platform)
+        jax.devices()
+    except Exception as error:  # of any kind: assertions, too
+        raise _no_start(error) from None
+    if jax.config.values["jax_disable_jit"]:
+        raise ConfigError("JAX_DISABLE_JIT is set, and jaxsep runs nothing but compiled programs; unset it.")
+
+
+def is_jax_set_by_the_environment() -> bool:
+    """Whether the environment sets anything of JAX's, so that importing it may fail."""
+    return any(name.startswith("JAX_") for name in os.environ)
+
+
+def _no_start(error: Exception) -> ConfigError:
+    settings = [f"{name}='{value}'" for name, value in sorted(os.environ.items()) if name.startswith("JAX_")]
+    told = f"; the environment sets {', '.join(settings)}: change or unset what is wrong" if settings else ""
+    return ConfigError(f"JAX does not start ({in_a_sentence(error).removesuffix('.')}){told}.")
 
 
 def choose_device(kind: DeviceKind) -> "jax.Device":
@@ -90,21 +153,15 @@ def choose_device(kind: DeviceKind) -> "jax.Device":
         kind: What was asked for.
 
     Raises:
-        ConfigError: If there is no such device: it never falls back to another one in silence.
+        ConfigError: If there is no such device: it never falls back to another one in silence. Or JAX does not start.
     """
-    # Beside other programs on one card, taking most of its memory beforehand is rude.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    start_jax("cpu" if kind is DeviceKind.cpu else None)
     import jax
 
-    if kind is DeviceKind.cpu:
-        jax.config.update("jax_platforms", "cpu")
     try:
         return jax.devices(None if kind is DeviceKind.auto else kind.value)[0]
-    except RuntimeError as error:
-        try:
-            installed = ", ".join(sorted({device.platform for device in jax.devices()}))
-        except RuntimeError:  # JAX_PLATFORMS names what is not here
-            raise ConfigError(f"JAX finds no device: {str(error).splitlines()[0]}.") from None
+    except RuntimeError:
+        installed = ", ".join(sorted({device.platform for device in jax.devices()}))
         raise ConfigError(
             f"There is no {kind.value} that JAX can use here (it finds: {installed}); "
             "install the extra for it, such as jaxsep[cuda12], or use --device auto."
@@ -123,15 +180,13 @@ def find_model(name_or_path: str, checkpoint: str | None = None, *, quiet: bool 
         ConfigError: There is none: the command line names what does not exist.
         CheckpointError: It cannot be pulled.
     """
-    from pathlib import Path
-
     from jaxsep.cli.models import pull_visibly
     from jaxsep.weights.catalogue import find_entry
     from jaxsep.weights.pretrained import is_present, resolve
     from jaxsep.weights.runs import choose_checkpoint, is_run
 
     if checkpoint is not None:
-        run = Path(name_or_path).expanduser()
+        run = expand_home(name_or_path)
         if not is_run(run):
             raise ConfigError(f"--checkpoint picks one of a training run's, and '{name_or_path}' is none.")
         try:

@@ -3,9 +3,13 @@
 The run itself is in separate_run.py; what it did is told in separate_report.py.
 """
 
+import io
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,7 +108,8 @@ def separate(
     filename: Annotated[
         str,
         typer.Option(
-            help="Path of each stem below the output directory; also {parent} and {model}.", rich_help_panel=_WHERE
+            help="Path of each stem below the output directory; also {suffix} (of the input), {parent} and {model}.",
+            rich_help_panel=_WHERE,
         ),
     ] = "{track}/{stem}.{ext}",
     overwrite: Annotated[
@@ -148,6 +153,16 @@ def separate(
         float | None,
         typer.Option(
             metavar="SECONDS", help="How much of each input to separate.", show_default="all", rich_help_panel=_HOW
+        ),
+    ] = None,
+    audio_track: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Which audio track of each input to separate, counted from 1.",
+            show_default="its default one",
+            rich_help_panel=_HOW,
         ),
     ] = None,
     stems: Annotated[
@@ -234,6 +249,7 @@ def separate(
             "sample_rate": _rate(sample_rate),
             "offset_seconds": offset,
             "duration_seconds": duration,
+            "audio_track": audio_track,
             "filename": filename,
             "stems": _selected_stems(stems),
             "two_stems": two_stems,
@@ -253,13 +269,12 @@ def separate(
         wiener_iterations=wiener_iterations,
         precision=precision,
     )
-    from jaxsep.separation.inputs import STDIN_NAME, find_inputs, spool_stdin
+    from jaxsep.separation.inputs import find_inputs
 
     if output.exists() and not output.is_dir():
         raise ConfigError(f"'{output}' is not a directory; name one for the stems with --output.")
-    with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary, unfinished.watched(Path(temporary)):
-        spooled_stdin = Path(temporary) / STDIN_NAME
-        found = find_inputs(inputs, output=output, spooled_stdin=spooled_stdin)
+    with ExitStack() as stack:
+        found = find_inputs(inputs, output=output)
         weights = find_model(model, checkpoint, quiet=quiet)
         jax_device = choose_device(device)
         from jaxsep.separation.models import load_separator
@@ -269,8 +284,9 @@ def separate(
 
         compilation = CompilationCounter()
         programs = keep_programs(jax_device)
-        if any(each.path == spooled_stdin for each in found):
-            spool_stdin(sys.stdin.buffer, spooled_stdin)
+        for number, each in enumerate(found):
+            if each.is_stdin:
+                found[number] = replace(each, path=stack.enter_context(_kept_stdin()))
         # All that can be refused is refused before the weights are read.
         # Consistency spreads what is missing over all stems of the model, also where few are written.
         wanted = None if config.consistency == "project" else config.chosen_stems
@@ -295,6 +311,28 @@ def separate(
     if not quiet and (summary := summarise(results, separator.device, output, seconds)):
         print(summary)
     return SOME_INPUT_FAILED if any(result["status"] == "failed" for result in results) else 0
+
+
+@contextmanager
+def _kept_stdin() -> Iterator[Path]:
+    """Gives a file that holds all of standard input.
+
+    Raises:
+        ConfigError: It is a terminal or empty, or there is no place for it.
+    """
+    from jaxsep.separation.inputs import STDIN_NAME, spool_stdin
+
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="jaxsep.")
+    except OSError as error:
+        raise ConfigError(
+            f"Standard input ('-') cannot be kept: {error.strerror}; name a folder for it by TMPDIR."
+        ) from None
+    with folder as temporary, unfinished.watched(Path(temporary)):
+        path = Path(temporary) / STDIN_NAME
+        # Python has none where the process was started with it closed.
+        spool_stdin(sys.stdin.buffer if sys.stdin else io.BytesIO(), path)
+        yield path
 
 
 def _selected_stems(stems: str | None) -> tuple[str, ...] | None:

@@ -24,7 +24,8 @@ def describe(input_name: str, done: "FileReport") -> dict[str, Any]:
     for name, stem in done.stems.items():
         if stem.clipped:
             warnings.append(
-                f"{stem.clipped} samples of '{name}' lie beyond full scale (peak {stem.peak:.3f}) and were cut to it; "
+                f"{stem.clipped} samples of '{name}' lie beyond full scale (peak {stem.peak:.3f}) and "
+                f"{'were' if done.subtype.startswith('PCM') else 'will be'} cut to it; "
                 "--clip rescale avoids that, and so does --subtype FLOAT in wav files."
             )
     return {

@@ -6,9 +6,11 @@ Options are in separate.py; what a run did is told in separate_report.py.
 import os
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from jaxsep.cli.separate_report import describe
+from jaxsep.cli.streams import console
 from jaxsep.errors import JaxsepError
 
 if TYPE_CHECKING:
@@ -30,16 +32,21 @@ def run_all(jobs: list["Job"], separator: "AnySeparator", config: "OutputConfig"
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
-    console = _console(quiet)
+    shown = console(stderr=True, quiet=quiet)
     results: dict[int, dict[str, Any]] = {}
     pending = []
     for number, job in enumerate(jobs):
-        if job.skipped:
-            console.print(f"{job.name}: skipped, all its stems are there")
+        if job.note:
+            shown.print(f"note: {job.note}")
+        if job.problem is not None:
+            print(f"jaxsep: {job.problem}", file=sys.stderr)
+            results[number] = {"input": job.name, "status": "failed", "error": job.problem}
+        elif job.skipped:
+            shown.print(f"{job.name}: skipped, all its stems are there")
             results[number] = {"input": job.name, "status": "skipped"}
         else:
             pending.append(number)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bars:
         bar = bars.add_task("", total=None, speed="")
         finished = 0
         started, seconds_before = time.perf_counter(), 0.0
@@ -58,22 +65,18 @@ def run_all(jobs: list["Job"], separator: "AnySeparator", config: "OutputConfig"
             )
 
         outcomes = run_jobs((jobs[number] for number in pending), separator, config, progress=show)
-        for number, (job, outcome) in zip(pending, outcomes, strict=True):
-            finished += 1
-            if isinstance(outcome, JaxsepError):
-                results[number] = {"input": job.name, "status": "failed", "error": str(outcome)}
-                bars.stop()
-                print(f"jaxsep: {outcome}", file=sys.stderr)
-                bars.start()
-                continue
-            seconds_before += outcome.duration_seconds
-            results[number] = describe(job.name, outcome)
-            for remark in results[number]["warnings"]:
-                console.print(f"warning: {remark}")
+        # Closed in any case: what is not finished then goes.
+        with closing(outcomes):
+            for number, (job, outcome) in zip(pending, outcomes, strict=True):
+                finished += 1
+                if isinstance(outcome, JaxsepError):
+                    results[number] = {"input": job.name, "status": "failed", "error": str(outcome)}
+                    bars.stop()
+                    print(f"jaxsep: {outcome}", file=sys.stderr)
+                    bars.start()
+                    continue
+                seconds_before += outcome.duration_seconds
+                results[number] = describe(job.name, outcome)
+                for remark in results[number]["warnings"]:
+                    shown.print(f"warning: {remark}")
     return [results[number] for number in range(len(jobs))]
-
-
-def _console(quiet: bool) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False, markup=False)

@@ -9,6 +9,7 @@ from jaxsep.compare.excerpts import Excerpt, made_up_excerpt, read_excerpts
 from jaxsep.compare.networks import NETWORKS, JaxNetwork, Network
 from jaxsep.compare.other_stems import EnsembleStems, OtherStems, SpleeterCommand, StemsFolder
 from jaxsep.compare.twins import check_twin
+from jaxsep.environment import expand_home
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.evaluation.tracks import TrueTrack, audio_files
 from jaxsep.models.ensemble import AnySpec, EnsembleSpec
@@ -149,4 +150,4 @@ def _is_bundle(name: str) -> bool:
 
 
 def _path_of(name: str) -> Path:
-    return Path(name).expanduser()
+    return expand_home(name)

@@ -9,6 +9,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,15 @@ def _run(
     pending: Sequence[ScoringJob], makers: Mapping[str, Separate | None], processes: int
 ) -> Iterator[tuple[ScoringJob, JaxsepError | None]]:
     """Scores jobs in order; estimates are made here, one track ahead of the processes that score."""
-    with tempfile.TemporaryDirectory(prefix="jaxsep.") as temporary, unfinished.watched(Path(temporary)):
+    # Of what is scored as it lies on disk, nothing has to be kept.
+    makes = any(separate is not None for separate in makers.values())
+    with tempfile.TemporaryDirectory(prefix="jaxsep.") if makes else nullcontext("") as temporary, ExitStack() as stack:
+        if makes:
+            stack.enter_context(unfinished.watched(Path(temporary)))
+
+        def forget(number: int) -> None:
+            if makes:
+                shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
 
         def made(job: ScoringJob, number: int) -> tuple[ScoringJob, JaxsepError | None]:
             separate = makers[job.system]
@@ -227,14 +236,14 @@ def _run(
             for number, job in enumerate(pending):
                 job, failure = made(job, number)
                 yield job, failure or score_track(job)
-                shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
+                forget(number)
             return
         running: deque[tuple[int, ScoringJob, Future[JaxsepError | None] | JaxsepError]] = deque()
 
         def first() -> tuple[ScoringJob, JaxsepError | None]:
             number, job, outcome = running.popleft()
             failure = outcome.result() if isinstance(outcome, Future) else outcome
-            shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
+            forget(number)
             return job, failure
 
         with scorers(min(processes, len(pending))) as scoring:

@@ -35,11 +35,11 @@ class AudioStream:
 
     Attributes:
         path: The file.
-        stream: Which of its audio streams, counted from 0.
+        stream: Which of its audio streams, counted from 0; None for the default one.
     """
 
     path: Path
-    stream: int = 0
+    stream: int | None = None
 
     def format(self) -> tuple[int, int]:
         """Returns sample rate in Hz and channels, as the header says.

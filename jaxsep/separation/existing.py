@@ -18,8 +18,8 @@ _BLOCK_LENGTH = 1 << 16
 def stems_are_complete(mixture: Path, stems: Mapping[str, Path], config: "OutputConfig", model_rate: int) -> bool:
     """Says whether every stem is a whole file of the kind and exact length that a run would write.
 
-    Of stems, headers and the last second are read; of inputs that do not state their length exactly (m4a, video), all
-    is decoded.
+    Of stems, headers and the last second are read. The input is decoded only where its header does not tell the length
+    that the stems have: it states none (m4a, video), or another one than the file holds (cut or joined files).
 
     Args:
         mixture: The input.
@@ -31,31 +31,31 @@ def stems_are_complete(mixture: Path, stems: Mapping[str, Path], config: "Output
         False also where the input cannot be read: running it will say why.
     """
     try:
-        with AudioReader(
-            mixture, offset_seconds=config.offset_seconds, duration_seconds=config.duration_seconds
-        ) as reader:
-            info = reader.info
-            frames = reader.frames
-            if frames is None:
+        with config.open(mixture) as reader:
+            info, frames = reader.info, reader.frames
+            rate = {"input": info.sample_rate, "model": model_rate}.get(str(config.sample_rate), config.sample_rate)
+            assert isinstance(rate, int)
+            subtype = choose_subtype(config.format, config.subtype, info.subtype)
+            found = {_whole_length(path, rate, info.channels, subtype) for path in stems.values()}
+            if len(found) != 1 or None in found:
+                return False
+            if frames is None or resampled_length(frames, info.sample_rate, rate) not in found:
                 frames = sum(len(block) for block in reader.blocks(_BLOCK_LENGTH))
+            return resampled_length(frames, info.sample_rate, rate) in found
     except AudioError:
         return False
-    rate = {"input": info.sample_rate, "model": model_rate}.get(str(config.sample_rate), config.sample_rate)
-    assert isinstance(rate, int)
-    subtype = choose_subtype(config.format, config.subtype, info.subtype)
-    expected = (rate, info.channels, subtype, resampled_length(frames, info.sample_rate, rate))
-    return all(_is_complete(path, expected) for path in stems.values())
 
 
-def _is_complete(path: Path, expected: tuple[int, int, str, int]) -> bool:
+def _whole_length(path: Path, rate: int, channels: int, subtype: str) -> int | None:
+    """Returns how many frames a stem holds, or None where it is no whole file of the kind."""
     try:
         found = probe(path)
-        if (found.sample_rate, found.channels, found.subtype, found.frames) != expected:
-            return False
-        rate, _, _, frames = expected
+        frames = found.frames
+        if frames is None or (found.sample_rate, found.channels, found.subtype) != (rate, channels, subtype):
+            return None
         start = max(0.0, frames / rate - _END_SECONDS)
         with AudioReader(path, offset_seconds=start) as reader:
             end = sum(len(block) for block in reader.blocks(_BLOCK_LENGTH))
-            return reader.warning is None and round(start * rate) + end == frames
+            return frames if reader.warning is None and round(start * rate) + end == frames else None
     except AudioError:
-        return False
+        return None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pydantic
 
+from jaxsep.audio import AudioReader
 from jaxsep.config import Config
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.separation.existing import stems_are_complete
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from jaxsep.models.ensemble import AnySpec
 
 RESIDUAL = "residual"
-FIELDS = ("track", "stem", "ext", "parent", "model")
+FIELDS = ("track", "stem", "ext", "suffix", "parent", "model")
 
 
 class OutputConfig(Config):
@@ -34,9 +35,10 @@ class OutputConfig(Config):
         sample_rate: 'input', 'model', or a rate in Hz.
         offset_seconds: Where in the input to start.
         duration_seconds: How much of the input to separate; None for all.
-        filename: Template of the path below the output directory, with {track}, {stem}, {ext}, {parent} (the directory
-            that holds the input) and {model}. Inputs from a directory keep their place in it, unless the template says
-            {parent}.
+        audio_track: Which audio track of the input to separate, counted from 1; None for its default one.
+        filename: Template of the path below the output directory, with {track}, {stem}, {ext}, {suffix} (the ending of
+            the input's name), {parent} (the directory that holds the input) and {model}. Inputs from a directory keep
+            their place in it, unless the template says {parent}.
         stems: Which of the separator's stems are written; None for all.
         residual: Also write the mixture minus the stems written.
         two_stems: Write this stem, and the mixture minus it as 'no_' and its name, and nothing else.
@@ -53,6 +55,7 @@ class OutputConfig(Config):
     sample_rate: Literal["input", "model"] | pydantic.PositiveInt = "input"
     offset_seconds: float = pydantic.Field(default=0.0, ge=0, allow_inf_nan=False)
     duration_seconds: float | None = pydantic.Field(default=None, gt=0)
+    audio_track: pydantic.PositiveInt | None = None
     filename: str = "{track}/{stem}.{ext}"
     stems: tuple[str, ...] | None = None
     residual: bool = False
@@ -84,6 +87,19 @@ class OutputConfig(Config):
             raise ValueError("two_stems says which stems are written, and goes neither with stems nor with residual")
         return self
 
+    def open(self, mixture: Path) -> AudioReader:
+        """Opens the stretch and the audio track of an input that are to be separated.
+
+        Raises:
+            AudioError: It cannot be read.
+        """
+        return AudioReader(
+            mixture,
+            offset_seconds=self.offset_seconds,
+            duration_seconds=self.duration_seconds,
+            stream=None if self.audio_track is None else self.audio_track - 1,
+        )
+
     @property
     def chosen_stems(self) -> tuple[str, ...] | None:
         """Which of the separator's stems are written; None for all."""
@@ -106,12 +122,19 @@ class Job:
         name: What messages and reports call it.
         stems: Path by stem, the residual last if it is asked for.
         skipped: Whether all files are there already, complete, and are to be left as they are.
+        replaced: Those of the files that were there when the run was planned and are to be replaced. What comes to
+            exist later is not, unless all are to be overwritten.
+        problem: Why it cannot be separated, where that is known already.
+        note: What the user is to know of it.
     """
 
     mixture: Path
     name: str
     stems: dict[str, Path]
     skipped: bool = False
+    replaced: frozenset[Path] = frozenset()
+    problem: str | None = None
+    note: str | None = None
 
 
 def plan(
@@ -145,27 +168,48 @@ def plan(
     read = {os.path.realpath(each.path) for each in inputs}
     inside = os.path.realpath(directory)
     for each in inputs:
-        paths = {name: directory / _relative_path(each, name, config, spec.name) for name in names}
+        paths, present, problem = {}, [], each.problem
+        if problem is None:
+            try:
+                paths = {name: directory / _relative_path(each, name, config, spec.name) for name in names}
+                present = [path for path in paths.values() if _exists(path)]
+            except _UnusableNameError as error:  # of this input alone
+                paths, problem = {}, f"{each.name} cannot be separated: {error}"
         for path in paths.values():
-            # Two spellings of one file are one file, on case-insensitive file systems too.
-            spelling = os.path.abspath(path).casefold()
-            if spelling in taken:
-                raise ConfigError(
-                    f"'{taken[spelling].name}' and '{each.name}' would both be written to '{path}'; "
-                    "give one of them another output directory or use --filename."
-                )
-            taken[spelling] = each
-        present = [path for path in paths.values() if _exists(path)]
+            _check_one_for_each(path, each, taken)
         for path in present:
             _check_replaceable(path, read, config)
         _check_below(inside, paths)
         skipped = (
             config.existing == "skip"
-            and len(present) == len(paths)
+            and 0 < len(present) == len(paths)
             and stems_are_complete(each.path, paths, config, spec.sample_rate)
         )
-        jobs.append(Job(each.path, each.name, paths, skipped))
+        jobs.append(Job(each.path, each.name, paths, skipped, frozenset(present), problem, each.note))
+    problems = [job.problem for job in jobs if job.problem is not None]
+    if problems and len(problems) == len(jobs):
+        others = f" {len(jobs) - 1} more inputs cannot be separated either." if len(jobs) > 1 else ""
+        raise ConfigError(f"{problems[0]}{others}")
     return jobs
+
+
+class _UnusableNameError(ConfigError):
+    """The names that an input gives its stems cannot be those of files."""
+
+
+def _check_one_for_each(path: Path, each: Input, taken: dict[str, Input]) -> None:
+    """Refuses two stems of one path; two spellings of one file are one, on case-insensitive file systems too."""
+    spelling = os.path.abspath(path).casefold()
+    if spelling in taken:
+        other = taken[spelling]
+        template = (
+            "'{track}-{suffix}/{stem}.{ext}'" if other.suffix != each.suffix else "'{parent}-{track}/{stem}.{ext}'"
+        )
+        raise ConfigError(
+            f"'{other.name}' and '{each.name}' would both be written to '{path}'; give one of them another output "
+            f"directory, or tell them apart by --filename, such as {template}."
+        )
+    taken[spelling] = each
 
 
 def _check_replaceable(path: Path, read: Set[str], config: OutputConfig) -> None:
@@ -195,7 +239,7 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as error:
-        raise ConfigError(
+        raise _UnusableNameError(
             f"'{path}' cannot be written: {error.strerror}; use --filename or another directory."
         ) from None
 
@@ -205,6 +249,7 @@ def _relative_path(each: Input, stem: str, config: OutputConfig, model: str) -> 
         "track": each.track,
         "stem": stem,
         "ext": config.format,
+        "suffix": each.suffix,
         "parent": each.parent or "root",
         # A name from outside must not become folders.
         "model": model.replace("/", "_").replace("\\", "_").strip(". ") or "model",
@@ -216,7 +261,7 @@ def _relative_path(each: Input, stem: str, config: OutputConfig, model: str) -> 
         )
     # 255 is the limit of most file systems, and none of the usual ones has a higher one.
     if any(len(os.fsencode(part)) > 255 for part in relative.parts):
-        raise ConfigError(
-            f"The template '{config.filename:.80}' gives a name longer than 255 bytes; use a shorter one."
+        raise _UnusableNameError(
+            f"the template '{config.filename:.80}' gives a name longer than 255 bytes; use a shorter one."
         )
     return relative if "{parent}" in config.filename else Path(each.folder) / relative

@@ -4,7 +4,7 @@ What becomes of one file is in track.py, what is written where is planned in out
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,8 @@ def separate_file(
     config = OutputConfig() if config is None else config
     each = Input.of_file(Path(mixture))
     (job,) = plan([each], Path(directory), separator.model.spec, config, stems=separator.stems)
+    if job.problem is not None:
+        raise ConfigError(job.problem)
     if job.skipped:
         raise ConfigError(f"All stems of '{mixture}' are in '{directory}' already.")
     report = None if progress is None else lambda _, done: progress(done)
@@ -66,7 +68,7 @@ def run_jobs(
     config: OutputConfig,
     *,
     progress: JobProgress | None = None,
-) -> Iterator[tuple[Job, FileReport | JaxsepError]]:
+) -> Generator[tuple[Job, FileReport | JaxsepError], None, None]:
     """Separates the inputs of planned jobs into their files, so that the device never waits for one of them.
 
     While the device computes, one thread decodes what comes next and another encodes what came before; chunks of

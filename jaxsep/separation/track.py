@@ -14,8 +14,15 @@ from threading import Lock
 import numpy as np
 from jaxtyping import Float
 
-from jaxsep import unfinished
-from jaxsep.audio import AudioReader, AudioWriter, Resampler, check_output, choose_subtype, resampled_length
+from jaxsep.audio import (
+    AudioReader,
+    AudioWriter,
+    Resampler,
+    check_output,
+    choose_subtype,
+    close_together,
+    resampled_length,
+)
 from jaxsep.errors import JaxsepError, SeparationError
 from jaxsep.separation.mixtures import Mixture, ProgressCallback
 from jaxsep.separation.models import AnySeparator
@@ -148,12 +155,7 @@ class Track:
         self._stack.close()
 
     def _read(self) -> AudioReader:
-        config = self._config
-        return self._stack.enter_context(
-            AudioReader(
-                self.job.mixture, offset_seconds=config.offset_seconds, duration_seconds=config.duration_seconds
-            )
-        )
+        return self._stack.enter_context(self._config.open(self.job.mixture))
 
     def _open(self) -> AudioReader:
         config, job = self._config, self.job
@@ -182,6 +184,7 @@ class Track:
                 subtype=self._subtype,
                 bitrate_kbps=config.bitrate_kbps,
                 tags=reader.tags,
+                replace=config.existing == "overwrite" or path in job.replaced,
             )
             self._stack.callback(writer.discard)
             self._writers[name] = writer
@@ -253,9 +256,7 @@ class Track:
         with self._measure("encode"):
             # None gets its name before all are complete, nor without the others.
             self._encoder.of_each(AudioWriter.finish, self._writers.values())
-            with unfinished.changing_names:
-                for writer in self._writers.values():
-                    writer.close()
+            close_together(list(self._writers.values()))
         info = self._reader.info
         return FileReport(
             mixture=self.job.mixture,
@@ -269,7 +270,7 @@ class Track:
             },
             gain=self._gain,
             timings={**self._seconds, **self._clock()},
-            warnings=(self._by_name(self._reader.warning),) if self._reader.warning else (),
+            warnings=tuple(self._by_name(said) for said in (self._reader.note, self._reader.warning) if said),
         )
 
     def _by_name(self, message: str) -> str:

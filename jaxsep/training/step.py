@@ -37,6 +37,8 @@ class Metrics(flax.struct.PyTreeNode):
     finite: Any
 
 
+# Optax raises decays to integer powers, which strict promotion refuses; it is for a caller's own code.
+@jax.numpy_dtype_promotion("standard")
 def train_step(
     state: TrainState,
     batch: Batch,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxsep.environment import cache_directory
+from jaxsep.environment import cache_directory, expand_home
 from jaxsep.errors import CheckpointError, nearest
 from jaxsep.weights import runs
 from jaxsep.weights.catalogue import find_entry
@@ -37,8 +37,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         return found
     if named and find_entry(str(name_or_path)) is not None:
         return pull(str(name_or_path))
-    path = Path(name_or_path).expanduser()
-    if path.exists():
+    path = expand_home(name_or_path)
+    if os.path.exists(path):  # False for what is no name, too
         return runs.choose_checkpoint(path) if runs.is_run(path) else path
     if named:
         known = [entry.name for entry in list_models()] + [file.stem for file in _cached_models()]
@@ -134,4 +134,5 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _cached_models() -> list[Path]:
-    return sorted((cache_directory() / "models").glob("*.safetensors"))
+    cache = cache_directory()
+    return [] if cache is None else sorted((cache / "models").glob("*.safetensors"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from jaxsep import unfinished
-from jaxsep.environment import cache_directory, is_offline
+from jaxsep.environment import cache_directory, expand_home, is_offline
 from jaxsep.errors import CheckpointError, nearest
 from jaxsep.weights.archive import unpack
 from jaxsep.weights.catalogue import Archive, ByHand, CatalogueEntry, find_entry, list_models
@@ -46,12 +46,13 @@ class _Weights(NamedTuple):
 def places(name: str) -> list[Path]:
     """Returns where the file of a model may lie, by its name: bundled, or in the cache."""
     file = f"{name}.safetensors"
-    return [_BUNDLED / file, cache_directory() / "models" / file]
+    cache = cache_directory()
+    return [_BUNDLED / file, *([] if cache is None else [cache / "models" / file])]
 
 
 def find_file(name: str) -> Path | None:
     """Returns the file of a model by its name; None where it is not on this machine."""
-    return next((place for place in places(name) if place.is_file()), None)
+    return next((place for place in places(name) if os.path.isfile(place)), None)  # False for what is no name, too
 
 
 def pull(
@@ -87,10 +88,14 @@ def pull(
     if entry is None:
         known = [known.name for known in list_models()]
         raise CheckpointError(f"There is no model called '{name}' in the catalogue.{nearest(name, known)}")
-    bundled, target = places(name)
     if entry.bundled:
-        return bundled
-    downloads = cache_directory() / "downloads"
+        return places(name)[0]
+    cache = cache_directory()
+    if cache is None:
+        raise CheckpointError(
+            f"There is no home directory to keep '{name}' in; name a place for downloads by JAXSEP_CACHE."
+        )
+    target, downloads = places(name)[1], cache / "downloads"
     key = entry.archive.sha256 if isinstance(entry.archive, Archive) else entry.name
     with _locked(downloads / f"{key}.lock", announce):
         if target.is_file() and not force:
@@ -150,7 +155,7 @@ def _find_weights(
                 f"{advice}."
             ) from None
     else:
-        given = Path(url).expanduser()
+        given = expand_home(url)
         if given.is_dir():
             return _from_folder(entry, given, announce)
         packed = given
@@ -173,7 +178,7 @@ def _by_hand(
             f"The weights of '{entry.name}' are not on this machine, and their host gives them to people and not to "
             f"programs: {advice}."
         )
-    given = Path(source).expanduser()
+    given = expand_home(source)
     if given.suffix in (".zip", ".7z"):
         raise CheckpointError(f"{given} is packed: {advice}.")
     return _from_folder(entry, given, announce)

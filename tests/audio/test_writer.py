@@ -19,6 +19,7 @@ import soundfile
 from audio_files import tones
 from hypothesis import strategies as st
 
+import jaxsep.audio.output_file
 import jaxsep.audio.writer
 from jaxsep.audio import AudioInfo, AudioWriter, probe
 from jaxsep.errors import AudioError, ConfigError
@@ -269,7 +270,7 @@ def test_bytes_lost_without_an_error_are_noticed(
         def write(self, data: Any) -> int:
             return len(data) if self.tell() > 2000 else super().write(data)
 
-    monkeypatch.setattr(jaxsep.audio.writer.io, "FileIO", LossyFile)
+    monkeypatch.setattr(jaxsep.audio.output_file.io, "FileIO", LossyFile)
     with pytest.raises(AudioError, match=r"not all of them arrived|cannot be read"):
         write(tmp_path / "stem", tones(44100), format, subtype)
     assert list(tmp_path.iterdir()) == []

@@ -213,7 +213,7 @@ def test_thousands_of_files_are_planned_in_seconds(place):
         "from jaxsep.weights.pretrained import resolve\n"
         "spec = read_spec(resolve('spleeter-2stems'))\n"
         "started = time.process_time()\n"
-        "found = find_inputs(['music'], output=Path('out'), spooled_stdin=Path('stdin'))\n"
+        "found = find_inputs(['music'], output=Path('out'))\n"
         "jobs = plan(found, Path('out'), spec, OutputConfig())\n"
         "print(len(jobs), time.process_time() - started)\n"
     )

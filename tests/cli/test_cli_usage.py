@@ -56,7 +56,7 @@ def refused(result, *words):
         (["--duration", "nan"], ["--duration is 'nan'"]),
         (["--filename", "{track}.{ext}"], ["--filename is '{track}.{ext}'", "needs {stem}"]),
         (["--filename", "{stem"], ["--filename is '{stem'", "cannot be read"]),
-        (["--filename", "{title}/{stem}"], ["no field '{title}'", "Known: ext, model, parent, stem, track"]),
+        (["--filename", "{title}/{stem}"], ["no field '{title}'", "Known: ext, model, parent, stem, suffix, track"]),
         (["--filename", "{stem:>999999999}"], ["written '{stem}'"]),
         (["--filename", "{stem!r}"], ["written '{stem}'"]),
         (["--filename", "{stem.__class__}"], ["no field '{stem.__class__}'"]),
@@ -162,7 +162,7 @@ def test_a_folder_in_the_place_of_a_stem_is_not_replaced(jaxsep, song, no_model)
 def test_a_platform_that_jax_does_not_know_is_one_sentence(process, song):
     result = process("separate", song, JAX_PLATFORMS="abacus")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("jaxsep: JAX finds no device: ") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("jaxsep: JAX does not start (") and result.stderr.count("\n") == 1
 
 
 def test_convert_and_info_refuse_as_separate_does(jaxsep, song):
