@@ -56,8 +56,13 @@ def train(
     """
     logging.basicConfig(level=logging.WARNING, format="train: %(message)s", stream=sys.stderr)
     logging.getLogger("train").setLevel(logging.INFO)
-    if coordinator is not None and (processes is None or process is None or process >= processes):
-        raise typer.BadParameter("give --processes, and --process below it", param_hint="--coordinator")
+    if coordinator is None and (processes is not None or process is not None):
+        raise typer.BadParameter("they belong to --coordinator HOST:PORT", param_hint="--processes, --process")
+    if coordinator is not None:
+        if processes is None or process is None or process >= processes:
+            raise typer.BadParameter("give --processes, and --process below it", param_hint="--coordinator")
+        if status := _told(lambda: _check_coordinator(coordinator)):
+            raise typer.Exit(status)
     if distributed or coordinator is not None:
         arguments = (config, overrides or [], workdir, check)
         raise typer.Exit(_supervised(lambda: _one_of_many(coordinator, processes, process, *arguments)))
@@ -73,12 +78,23 @@ def _told(work: Callable[[], int]) -> int:
         return USAGE if isinstance(error, ConfigError) else FAILED
 
 
+def _check_coordinator(coordinator: str) -> int:
+    from train.parallel import check_coordinator
+
+    check_coordinator(coordinator)
+    return 0
+
+
 def _one_of_many(coordinator: str | None, processes: int | None, process: int | None, *arguments: Any) -> int:
     """Trains together with other processes."""
     from train.parallel import start_processes
 
+    def give_up(sentence: str) -> None:
+        print(f"train: {sentence}", file=sys.stderr, flush=True)
+        os._exit(USAGE)
+
     def work() -> int:
-        start_processes(coordinator, processes, process)
+        start_processes(coordinator, processes, process, give_up=give_up)
         return _train(*arguments)
 
     try:

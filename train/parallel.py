@@ -4,7 +4,12 @@ The step itself (`jaxsep.training.step`) knows the name of an axis and nothing e
 parallelism is a change of this file alone.
 """
 
-from collections.abc import Callable
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,6 +28,10 @@ AXIS = "device"
 
 # How soon the others notice that a process is gone, in seconds.
 HEARTBEAT_SECONDS = 10
+# How long they are waited for at the start, and how often a process that waits says so.
+START_SECONDS, TELL_SECONDS = 120.0, 10.0
+
+logger = logging.getLogger(__name__)
 
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
@@ -57,24 +66,112 @@ def shard(batch: Any, devices: int) -> Any:
     return jax.tree.map(lambda leaf: np.reshape(leaf, (devices, leaf.shape[0] // devices, *leaf.shape[1:])), batch)
 
 
-def start_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+def check_coordinator(coordinator: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> None:
+    """Refuses what is no address of process 0.
+
+    Args:
+        coordinator: 'host:port'; an IPv6 address stands in brackets.
+        resolve: Looks a host up.
+
+    Raises:
+        ConfigError: It is none, or there is no such host.
+    """
+    host, colon, port = coordinator.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port:
+        raise ConfigError(f"'{coordinator}' is no HOST:PORT; give the address of process 0, such as 10.0.0.1:8476.")
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"'{port}' in '{coordinator}' is no port; give a number from 1 to 65535.")
+    try:
+        resolve(host, int(port))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"There is no host '{host}' ({reason}); give that of process 0.") from None
+
+
+def start_processes(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    *,
+    give_up: Callable[[str], None],
+    timeout: float = START_SECONDS,
+) -> None:
     """Joins this process with the others of the run; called before any device is used.
 
     Args:
         coordinator: 'host:port' of process 0; None where the cluster tells (Slurm, TPU pods).
         processes: How many there are; None where the cluster tells.
         process: Which of them this is, from 0; None where the cluster tells.
+        give_up: Ends this process with a sentence; called in a thread where the others do not come in time. JAX itself
+            would abort it with a trace of its own.
+        timeout: Seconds for which they are waited for.
 
     Raises:
         ConfigError: They do not find each other.
     """
+    if coordinator is None:
+        whom = "the other processes of this run, where the cluster says that they are"
+    elif process == 0:
+        _check_free(coordinator)
+        whom = f"the other {(processes or 1) - 1} processes of this run to come to {coordinator}; this is process 0"
+    else:
+        whom = f"process 0 at {coordinator}, and for all {processes} processes of this run; this is process {process}"
+
+    def too_late() -> None:
+        give_up(f"The processes of this run do not find each other: after {timeout:.0f} s this one waits for {whom}.")
+
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is the run's own affair
     try:
-        jax.distributed.initialize(
-            coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=120
-        )
+        with waiting_for(whom, timeout=timeout, too_late=too_late):
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                initialization_timeout=int(timeout) + 60,
+            )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"The processes of this run do not find each other: {str(error).splitlines()[0]}.") from None
+
+
+def _check_free(coordinator: str) -> None:
+    """Refuses a port on which another program listens: JAX's service would end this process without a word."""
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise ConfigError(
+            f"Process 0 cannot listen on port {port} ({error.strerror or error}); give another one to all processes."
+        ) from None
+
+
+@contextmanager
+def waiting_for(
+    whom: str, *, timeout: float = float("inf"), too_late: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Says every ten seconds for whom this process waits, while the block runs.
+
+    Args:
+        whom: The others.
+        timeout: Seconds after which the block has taken too long.
+        too_late: Called then, in a thread.
+    """
+    over, began = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        while not over.wait(min(TELL_SECONDS, max(began + timeout - time.monotonic(), 0))):
+            waited = time.monotonic() - began
+            if waited >= timeout:
+                return too_late()
+            logger.info("waiting for %s (%d s so far)", whom, round(waited))
+
+    thread = threading.Thread(target=say, name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
@@ -93,7 +190,8 @@ def gather(values: np.ndarray) -> np.ndarray:
     """Returns the values of all processes with a leading axis; all of them ask at the same step."""
     if jax.process_count() == 1:
         return values[None]
-    return np.asarray(multihost_utils.process_allgather(values))
+    with waiting_for(f"the other {jax.process_count() - 1} processes of this run; this is {jax.process_index()}"):
+        return np.asarray(multihost_utils.process_allgather(values))
 
 
 def check_batch_size(batch_size: int, *, devices: int, accumulation: int) -> None:

@@ -1,14 +1,19 @@
 """Runs of several processes: they train as one does, and none outlives another one by much."""
 
 import socket
+import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 from train_runs import PLAIN, SHALLOW, count_rows, rows, run, start
 
+from jaxsep.errors import ConfigError
 from jaxsep.weights.runs import choose_checkpoint, read_state
 from jaxsep.weights.tree import flatten
+from train import parallel
+from train.parallel import check_coordinator, start_processes, waiting_for
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +39,75 @@ def start_two(workdir, *overrides, cache):
         )
         for process in range(2)
     ]
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "told"),
+    [
+        ("nonsense", "'nonsense' is no HOST:PORT; give the address of process 0, such as 10.0.0.1:8476"),
+        (":8476", "is no HOST:PORT"),
+        ("localhost:", "is no HOST:PORT"),
+        ("localhost:port", "'port' in 'localhost:port' is no port; give a number from 1 to 65535"),
+        ("localhost:65536", "is no port"),
+        ("localhost:-1", "is no port"),
+        ("there.invalid:8476", r"There is no host 'there.invalid' \(.*\); give that of process 0"),
+        ("a" * 70 + ".b:1", "There is no host 'aaa"),
+    ],
+)
+def test_a_coordinator_that_is_no_address_is_told_so(coordinator, told):
+    with pytest.raises(ConfigError, match=told):
+        check_coordinator(coordinator)
+
+
+def test_addresses_are_taken():
+    looked_up = []
+    for coordinator in ("localhost:8476", "10.0.0.1:1", "[::1]:65535", "node-7.cluster:8476"):
+        check_coordinator(coordinator, resolve=lambda host, port: looked_up.append((host, port)))
+    assert looked_up == [("localhost", 8476), ("10.0.0.1", 1), ("::1", 65535), ("node-7.cluster", 8476)]
+
+
+@pytest.mark.parametrize(
+    ("process", "whom"),
+    [
+        (0, "the other 2 processes of this run to come to localhost:8476; this is process 0"),
+        (2, "process 0 at localhost:8476, and for all 3 processes of this run; this is process 2"),
+    ],
+)
+def test_a_process_that_waits_says_so_and_for_whom_and_gives_up_in_time(monkeypatch, caplog, process, whom):
+    given_up = []
+    caplog.set_level("INFO", logger="train")
+    monkeypatch.setattr(parallel, "TELL_SECONDS", 0.1)
+    preemption = jax.config.jax_enable_preemption_service
+    over = threading.Event()
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments, **options: over.wait(30))
+
+    def give_up(sentence):
+        given_up.append(sentence)
+        over.set()
+
+    try:
+        start_processes("localhost:8476", 3, process, give_up=give_up, timeout=0.35)
+    finally:
+        jax.config.update("jax_enable_preemption_service", preemption)
+    assert given_up == [f"The processes of this run do not find each other: after 0 s this one waits for {whom}."]
+    told = [record.getMessage() for record in caplog.records if "waiting for" in record.getMessage()]
+    assert 2 <= len(told) <= 3 and all(each == f"waiting for {whom} (0 s so far)" for each in told)
+
+
+def test_a_wait_that_is_short_is_not_told(caplog):
+    caplog.set_level("INFO", logger="train")
+    with waiting_for("nobody"):
+        pass
+    assert not caplog.records
+
+
+def test_a_port_that_is_taken_is_told_so():
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"Process 0 cannot listen on port {port} \(Address already in use"):
+            start_processes(f"localhost:{port}", 2, 0, give_up=pytest.fail)
 
 
 # Plain SGD: Adam makes whole steps of the rounding of gradients that are nearly zero, as those of some biases are.
