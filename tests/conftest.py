@@ -1,5 +1,6 @@
 """Switches for the whole suite."""
 
+import gc
 import os
 import re
 import signal
@@ -16,9 +17,14 @@ from jax.experimental.compilation_cache import compilation_cache
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # So that what is replicated over devices has several to be replicated over.
 jax.config.update("jax_num_cpu_devices", 4)
+# Lowering spends a twentieth of its time on the source lines of operations, which nothing here reads.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
-# Compiled so, a program of the tests is there five times as soon, and most of them run for a moment only.
-UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# Compiled so, a program of the tests is there five times as soon, and most of them run for a moment only. XLA splits
+# programs to compile their parts side by side, which costs a tenth more where all cores have work.
+UNOPTIMIZED = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         if known.returncode == 0:
             os.environ["XLA_FLAGS"] = flags
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what all modules have imported out of garbage collections: millions of objects that stay to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True, scope="module")
