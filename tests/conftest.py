@@ -54,6 +54,20 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def programs_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps on disk what this process compiles: many tests, of several modules too, compile the same.
+
+    Each worker has a folder of its own, and no other process knows it: JAX writes there in place, and another one might
+    read half a program.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # JAX decides at the first compilation of a process whether there is a cache.
+    compilation_cache.reset_cache()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs_are_dropped() -> Iterator[None]:
     """Compiled programs of one test module are of no use to the next; all of them together take several gigabytes."""
@@ -75,10 +89,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def settings_taken_back() -> Iterator[None]:
-    """Takes back what the command line sets for its process, where a test runs it in this one."""
+    """Takes back what the command line sets for its process, where a test runs it in this one.
+
+    To begin with, no compilation cache is set, as in a process of its own.
+    """
     names = [name for name in jax.config.values if name.startswith(("jax_compilation_cache_", "jax_persistent_cache_"))]
     before = {name: jax.config.values[name] for name in names}
-    # JAX decides at the first compilation of a process whether there is a cache; here that was another test's.
+    jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     yield
     for name, value in before.items():

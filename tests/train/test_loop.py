@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from train_runs import PLAIN, SHALLOW, SMOKE, rows
@@ -14,15 +13,6 @@ from train.config import load_config
 from train.loop import run
 from train.tracks import find_tracks
 from train.workdir import open_workdir
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_each_program_once(tmp_path_factory):
-    """Every run compiles its step anew; most of them are the same."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def config_of(*overrides):
