@@ -1,5 +1,6 @@
 """Switches for the whole suite."""
 
+import gc
 import os
 import re
 import signal
@@ -16,9 +17,14 @@ from jax.experimental.compilation_cache import compilation_cache
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # So that what is replicated over devices has several to be replicated over.
 jax.config.update("jax_num_cpu_devices", 4)
+# Lowering spends a twentieth of its time on the source lines of operations, which nothing here reads.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
-# Compiled so, a program of the tests is there five times as soon, and most of them run for a moment only.
-UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# Compiled so, a program of the tests is there five times as soon, and most of them run for a moment only. XLA splits
+# programs to compile their parts side by side, which costs a tenth more where all cores have work.
+UNOPTIMIZED = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +45,27 @@ def pytest_configure(config: pytest.Config) -> None:
         )
         if known.returncode == 0:
             os.environ["XLA_FLAGS"] = flags
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what all modules have imported out of garbage collections: millions of objects that stay to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def programs_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps on disk what this process compiles: many tests, of several modules too, compile the same.
+
+    Each worker has a folder of its own, and no other process knows it: JAX writes there in place, and another one might
+    read half a program.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # JAX decides at the first compilation of a process whether there is a cache.
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,10 +89,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def settings_taken_back() -> Iterator[None]:
-    """Takes back what the command line sets for its process, where a test runs it in this one."""
+    """Takes back what the command line sets for its process, where a test runs it in this one.
+
+    To begin with, no compilation cache is set, as in a process of its own.
+    """
     names = [name for name in jax.config.values if name.startswith(("jax_compilation_cache_", "jax_persistent_cache_"))]
     before = {name: jax.config.values[name] for name in names}
-    # JAX decides at the first compilation of a process whether there is a cache; here that was another test's.
+    jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     yield
     for name, value in before.items():

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from jaxsep.cli.streams import console as standard_console
+
 
 class RunProgress:
     """A bar of steps. Shows nothing where there is no terminal."""
@@ -48,7 +50,7 @@ def shown_progress(steps: int, console: Console | None = None) -> Iterator[RunPr
     )
     with Progress(
         *columns,
-        console=console or Console(stderr=True),
+        console=console or standard_console(stderr=True),
         transient=True,
         disable=not is_shown,
         # Rows go on to standard output where that is a file or a pipe, and above the bar where it is the terminal.

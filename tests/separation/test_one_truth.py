@@ -213,11 +213,12 @@ def test_training_sees_the_frames_of_the_whole_track_at_its_scale(data, start):
     frame = start + -(-transform.edges.length // transform.hop_length)
     begin = frame * transform.hop_length - transform.edges.length
     example = jnp.asarray(track[begin : begin + spec.chunk_length])
-    inputs, context = spec.domain.encode(example)
-    frames = stft(spec.domain.rotated(jnp.asarray(track)), transform)[frame : frame + len(inputs)]
+    inputs, context = jax.jit(spec.domain.encode)(example)
+    whole = jax.jit(lambda track: stft(spec.domain.rotated(track), transform))(jnp.asarray(track))
+    frames = np.asarray(whole)[frame : frame + len(inputs)]
     np.testing.assert_allclose(context.spectrogram, frames, atol=1e-4)  # float32 transforms of some ten samples
     np.testing.assert_allclose(inputs, np.abs(np.asarray(context.spectrogram)), rtol=1e-6)
-    decoded = spec.domain.for_training().decode(inputs[None], context)
+    decoded = jax.jit(spec.domain.for_training().decode)(inputs[None], context)
     inside = spec.domain.interior(decoded.shape[-2])
     restored = np.asarray(decoded)[0, inside]
     # At half overlap little is left of a frame's ends before they are divided again.

@@ -26,9 +26,7 @@ from jaxsep.separation.separator import Model, Separator
 DEVICE = jax.devices("cpu")[0]
 
 
-@pytest.fixture(autouse=True)
-def _settings(settings_taken_back):
-    jax.config.update("jax_compilation_cache_dir", None)
+pytestmark = pytest.mark.usefixtures("settings_taken_back")
 
 
 @pytest.fixture

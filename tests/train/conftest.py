@@ -2,12 +2,11 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import av
-import jax
 import numpy as np
 import pytest
 import soundfile
@@ -36,15 +35,6 @@ training: {steps: 20, batch_size: 4}
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 # Of musdb's own list of tracks to validate on.
 MUSDB_VALIDATION = "Leaf - Summerghost"
-
-
-@pytest.fixture(scope="module")
-def compiled_programs_are_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps what a module compiles on disk, for whatever compiles the same."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,6 @@ from train.tracks import find_tracks
 from train.workdir import open_workdir
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_each_program_once(compiled_programs_are_kept):
-    """Every run compiles its step anew; most of them are the same."""
-
-
 def config_of(*overrides):
     return load_config(SMOKE, [*PLAIN, SHALLOW, "training.steps=6", *overrides])
 

@@ -47,11 +47,6 @@ class Result:
         assert clock.asked.acquire(timeout=30)  # the time is looked at before it changes again
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_each_program_once(compiled_programs_are_kept):
-    """Every run compiles its step anew; here they are the same."""
-
-
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
