@@ -13,6 +13,10 @@ from audio_files import encode, tones
 
 CASES = 100
 NAMES = ("pcm.wav", "float.wav", "deep.flac", "vorbis.ogg", "lame.mp3", "aac.mp4", "alac.m4a")
+# What the layouts of channels, sizes in headers, and tags around the audio are read from.
+NAMES += ("surround.ogg", "deep.aiff", "behind-a-tag.wav", "between-tags.mp3")
+ID3 = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
+APE = b"APETAGEX" + (2000).to_bytes(4, "little") + (32).to_bytes(4, "little") + bytes(16)
 
 
 def whole(directory):
@@ -25,6 +29,15 @@ def whole(directory):
     ):  # fmt: skip
         made[name] = directory / name
         soundfile.write(made[name], audio, 44100, subtype=subtype)
+    made["surround.ogg"], made["deep.aiff"] = directory / "surround.ogg", directory / "deep.aiff"
+    soundfile.write(made["surround.ogg"], tones(6000, channels=6), 44100)
+    soundfile.write(made["deep.aiff"], audio, 44100, subtype="PCM_24")
+    for name, content in (
+        ("behind-a-tag.wav", ID3 + made["pcm.wav"].read_bytes()),
+        ("between-tags.mp3", ID3 + made["lame.mp3"].read_bytes() + APE + b"TAG" + bytes(125)),
+    ):
+        made[name] = directory / name
+        made[name].write_bytes(content)
     made["aac.mp4"] = encode(directory / "aac.mp4", "aac", audio)
     made["alac.m4a"] = encode(directory / "alac.m4a", "alac", (audio * 2**15).astype(np.int16))
     return made
