@@ -140,6 +140,7 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     import jax
 
     from jaxsep.cli.runtime import use_compilation_cache
+    from train.checkpoints import silence_failed_writes
     from train.dataset_check import check_tracks
     from train.loop import run
     from train.problems import Problems
@@ -149,6 +150,7 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     from train.workdir import open_workdir
 
     use_compilation_cache()
+    silence_failed_writes()
     first = jax.process_index() == 0
     problems = Problems()
     check_run(config, workdir, problems, devices=jax.device_count(), thorough=check)

@@ -7,6 +7,7 @@ Orbax's own manager of checkpoints is not used: it does not open a folder in whi
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -206,8 +207,26 @@ class Checkpoints:
                 folder.rename(aside / f"{folder.name}.{number}")
 
 
+def silence_failed_writes() -> None:
+    """Keeps this process from printing tracebacks when a checkpoint cannot be written, which is raised in a sentence.
+
+    Orbax and Grain log what they raise too, by absl. And each of TensorStore's threads that ends after a write that
+    failed finds Orbax's event loop closed, which nobody can catch.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(met: Any) -> None:
+        if met.exc_type is not RuntimeError or str(met.exc_value) != "Event loop is closed":
+            before(met)
+
+    sys.unraisablehook = hook
+
+
 def _reason(error: Exception) -> str:
     """Returns the cause that TensorStore names last, before it repeats its whole specification."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     cause = " ".join(str(error).split()).split(" [tensorstore_spec")[0].rsplit(": ", 1)[-1].removesuffix(".")
     return cause[:200] or type(error).__name__
 

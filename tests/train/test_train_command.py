@@ -39,7 +39,9 @@ def here(cache, tmp_path, monkeypatch, settings_taken_back):
     """Runs a command in this process, in a folder of its own; anything but the exit status expected is a failure."""
     monkeypatch.setenv("JAXSEP_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
-    level = logging.getLogger("train").level
+    # What the command sets for its process.
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    levels = {name: logging.getLogger(name).level for name in ("train", "absl")}
 
     def run_here(app, *arguments, status=0):
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -49,7 +51,8 @@ def here(cache, tmp_path, monkeypatch, settings_taken_back):
         return result
 
     yield run_here
-    logging.getLogger("train").setLevel(level)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture
@@ -198,6 +201,18 @@ def test_check_tells_whether_a_checkpoint_is_one_to_start_from(trained, tmp_path
     assert "The model needs '" in told.stderr and told.stderr.count("\n") == 1
     told = train(SMOKE, "--workdir", tmp_path / "run", "--check", start_from, "init.fresh=[decoder]", status=2)
     assert "init.fresh: 'decoder' matches no variable" in told.stderr
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_sentence(trained, tmp_path, cache):
+    """No file may grow beyond 30 kB, which the system answers as it answers a full disk: when it is written to."""
+    # What the recipe compiles is there, from the run of `trained`.
+    command = [sys.executable, "-m", "train", str(SMOKE), "--workdir", str(tmp_path / "run"), *QUICK]
+    limited = ["bash", "-c", 'ulimit -f 30 && exec "$@"', "bash", *command]
+    result = subprocess.run(limited, cwd=ROOT, env=environment(cache), capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("train: The checkpoint of step 2 cannot be written: File too large")
+    assert os.listdir(tmp_path / "run" / "checkpoints") == []
 
 
 def test_check_looks_and_leaves_nothing(tmp_path, train):
