@@ -51,7 +51,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, config: CheckpointsConfig) -> None:
         """Opens the folder, and clears away what a run that was killed left unfinished."""
-        self._run, self._config = workdir, config
+        self._config = config
         self._folder = (workdir / runs.CHECKPOINTS).absolute()
         self._writes = jax.process_index() == 0
         if self._writes:
@@ -190,9 +190,16 @@ class Checkpoints:
 
     def _delete_old(self) -> None:
         """Keeps the latest and the best."""
-        scores = runs.saved_steps(self._run)
-        best = sorted((step for step in scores if scores[step] is not None), key=lambda step: (scores[step], step))
-        kept = {*sorted(scores)[-self._config.keep_latest :], *best[-self._config.keep_best :]}
+        scores: dict[int, float | None] = {}
+        for step in self.steps:
+            folder = self._folder / str(step)
+            try:
+                scores[step] = runs.read_record(folder).get("score")
+            except CheckpointError as error:
+                logger.warning("%s It is put aside.", error)
+                self._put_aside([folder])
+        best = sorted((score, step) for step, score in scores.items() if score is not None)
+        kept = {*sorted(scores)[-self._config.keep_latest :], *(step for _, step in best[-self._config.keep_best :])}
         for step in scores.keys() - kept:
             # Renamed first, so that no half of it has its name.
             doomed = (self._folder / str(step)).rename(self._folder / f"{_UNFINISHED}{step}")

@@ -5,6 +5,7 @@ The first of each kind is a process of its own, as a user has it; the others are
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from train_runs import PLAIN, ROOT, SMOKE, environment, rows, run
 from typer.testing import CliRunner
 
 from jaxsep.weights.checkpoint import load_checkpoint
+from jaxsep.weights.runs import choose_checkpoint
 from jaxsep.weights.tree import flatten
 
 QUICK = ("training.steps=4", "checkpoints.every_steps=2", *PLAIN)
@@ -121,6 +123,33 @@ def test_a_run_is_released_by_convert(trained, jaxsep, tmp_path):
     for name, leaf in run_itself.items():
         np.testing.assert_array_equal(released[name], leaf)
     assert "smoke" in jaxsep("info", workdir).stdout
+
+
+def test_a_damaged_best_checkpoint_is_told_with_the_newest_that_is_intact(trained, jaxsep, tmp_path):
+    """By every command that takes a run; which one is named instead is left to whoever asks."""
+    run_folder = tmp_path / "run"
+    shutil.copytree(trained[0], run_folder)
+    best = choose_checkpoint(run_folder)
+    other = next(folder for folder in best.parent.iterdir() if folder != best)
+    flip_a_bit(max((path for path in best.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size))
+    for command in (("info", run_folder), ("convert", run_folder, "-o", "out.safetensors"), ("info", best)):
+        told = jaxsep(*command, status=1).stderr
+        assert told.count("\n") == 1 and f"{best} is damaged: its files do not match their sha256; the newest" in told
+        assert f"the newest intact checkpoint of the run is {other}: name that one." in told
+    assert "smoke" in jaxsep("info", other).stdout
+    # Without its record nobody knows which one is the best; the others can be named all the same.
+    flip_a_bit(best / "record.json")
+    assert f"newest intact checkpoint of the run is {other}:" in jaxsep("info", run_folder, status=2).stderr
+    soundfile.write(tmp_path / "song.wav", np.zeros((8000, 2)), 8000)
+    jaxsep("separate", "song.wav", "-m", run_folder, "--checkpoint", other.name, "-o", "stems")
+    flip_a_bit(other / "record.json")
+    assert "no checkpoint of the run is intact" in jaxsep("info", run_folder, status=2).stderr
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
 
 
 def assert_refused(status, stderr, workdir, problems=1):
