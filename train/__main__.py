@@ -145,6 +145,7 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
     config = load_config(path, overrides)
     import jax
 
+    from train.checkpoints import silence_failed_writes
     from train.dataset_check import check_tracks
     from train.loop import run
     from train.problems import Problems
@@ -155,6 +156,7 @@ def _train(path: Path, overrides: list[str], workdir: Path, check: bool) -> int:
 
     _use_settings_of_training()
     use_compilation_cache()
+    silence_failed_writes()
     first = jax.process_index() == 0
     problems = Problems()
     check_run(config, workdir, problems, devices=jax.device_count(), thorough=check)

@@ -7,6 +7,7 @@ Orbax's own manager of checkpoints is not used: it does not open a folder in whi
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -50,7 +51,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, config: CheckpointsConfig) -> None:
         """Opens the folder, and clears away what a run that was killed left unfinished."""
-        self._run, self._config = workdir, config
+        self._config = config
         self._folder = (workdir / runs.CHECKPOINTS).absolute()
         self._writes = jax.process_index() == 0
         if self._writes:
@@ -189,9 +190,16 @@ class Checkpoints:
 
     def _delete_old(self) -> None:
         """Keeps the latest and the best."""
-        scores = runs.saved_steps(self._run)
-        best = sorted((step for step in scores if scores[step] is not None), key=lambda step: (scores[step], step))
-        kept = {*sorted(scores)[-self._config.keep_latest :], *best[-self._config.keep_best :]}
+        scores: dict[int, float | None] = {}
+        for step in self.steps:
+            folder = self._folder / str(step)
+            try:
+                scores[step] = runs.read_record(folder).get("score")
+            except CheckpointError as error:
+                logger.warning("%s It is put aside.", error)
+                self._put_aside([folder])
+        best = sorted((score, step) for step, score in scores.items() if score is not None)
+        kept = {*sorted(scores)[-self._config.keep_latest :], *(step for _, step in best[-self._config.keep_best :])}
         for step in scores.keys() - kept:
             # Renamed first, so that no half of it has its name.
             doomed = (self._folder / str(step)).rename(self._folder / f"{_UNFINISHED}{step}")
@@ -206,8 +214,26 @@ class Checkpoints:
                 folder.rename(aside / f"{folder.name}.{number}")
 
 
+def silence_failed_writes() -> None:
+    """Keeps this process from printing tracebacks when a checkpoint cannot be written, which is raised in a sentence.
+
+    Orbax and Grain log what they raise too, by absl. And each of TensorStore's threads that ends after a write that
+    failed finds Orbax's event loop closed, which nobody can catch.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(met: Any) -> None:
+        if met.exc_type is not RuntimeError or str(met.exc_value) != "Event loop is closed":
+            before(met)
+
+    sys.unraisablehook = hook
+
+
 def _reason(error: Exception) -> str:
     """Returns the cause that TensorStore names last, before it repeats its whole specification."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     cause = " ".join(str(error).split()).split(" [tensorstore_spec")[0].rsplit(": ", 1)[-1].removesuffix(".")
     return cause[:200] or type(error).__name__
 

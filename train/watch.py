@@ -189,11 +189,15 @@ class Watch:
         """Writes down the batch of a step that is not finite."""
         path = self._workdir / f"not-finite-{made.step}-{jax.process_index()}.npz"
         arrays = {name: value for name, value in made.examples._asdict().items() if value is not None}
-        np.savez(path, **arrays)
+        try:
+            np.savez(path, **arrays)
+            kept = f"are in {path}"
+        except OSError as error:
+            kept = f"could not be kept ({error.strerror or error})"
         places = "; ".join(self._pipeline.describe(int(number)) for number in made.examples.index)
         return JaxsepError(
             f"Step {made.step} is not finite: loss {metrics.loss}, gradient norm {metrics.gradient_norm}. Its "
-            f"examples ({places}) are in {path}; lower the learning rate, clip gradients, or look at the tracks."
+            f"examples ({places}) {kept}; lower the learning rate, clip gradients, or look at the tracks."
         )
 
 

@@ -174,14 +174,16 @@ def _spec_from_run(path: Path) -> tuple[Path, ModelSpec]:
     """Returns the folder of the checkpoint that a path of a run means, and its spec."""
     folder = runs.choose_checkpoint(path) if runs.is_run(path) else path
     try:
-        return folder, ModelSpec.parse(runs.read_record(folder)["spec"], where=f"The spec of {folder}")
+        with runs.naming_intact(folder):
+            return folder, ModelSpec.parse(runs.read_record(folder)["spec"], where=f"The spec of {folder}")
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
 
 def _load_from_run(path: Path) -> Checkpoint:
     folder, spec = _spec_from_run(path)
-    arrays = flatten(runs.read_variables(folder))
+    with runs.naming_intact(folder):
+        arrays = flatten(runs.read_variables(folder))
     check_shapes(spec, {name: array.shape for name, array in arrays.items()}, where=str(folder))
     return Checkpoint(spec, unflatten(arrays), hash_arrays(arrays))
 

@@ -8,7 +8,8 @@ noisily. Imports neither jax nor numpy nor Orbax until a state is read.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +40,9 @@ def saved_steps(run: str | os.PathLike[str]) -> dict[int, float | None]:
     """Returns the steps at which a run was saved, in order, with the validation scores that they have.
 
     Raises:
-        CheckpointError: There is none yet.
+        CheckpointError: There is none yet, or one is damaged.
     """
-    scores: dict[int, float | None] = {}
-    for folder in sorted((Path(run) / CHECKPOINTS).iterdir(), key=lambda each: (len(each.name), each.name)):
-        if folder.name.isdecimal():
-            scores[int(folder.name)] = read_record(folder).get("score")
+    scores = {step: read_record(_folder(run, step)).get("score") for step in _steps(run)}
     if not scores:
         raise CheckpointError(f"{run} holds no checkpoint yet; train until one is saved.")
     return scores
@@ -58,18 +56,43 @@ def choose_checkpoint(run: str | os.PathLike[str], which: str = BEST) -> Path:
         which: 'best' by validation, where nothing was validated the latest; 'latest'; or a step.
 
     Raises:
-        CheckpointError: There is no such checkpoint.
+        CheckpointError: There is no such checkpoint, or which one is the best cannot be told, since one is damaged.
     """
-    scores = saved_steps(run)
+    steps = _steps(run)
+    if not steps:
+        raise CheckpointError(f"{run} holds no checkpoint yet; train until one is saved.")
     if which == LATEST:
-        return _folder(run, max(scores))
+        return _folder(run, steps[-1])
     if which == BEST:
+        with naming_intact(_folder(run, steps[-1])):
+            scores = saved_steps(run)
         return _folder(run, max(scores, key=lambda step: (_or_least(scores[step]), step)))
-    if which.isdecimal() and int(which) in scores:
+    if which.isdecimal() and int(which) in steps:
         return _folder(run, int(which))
     raise CheckpointError(
-        f"{run} has no checkpoint '{which}'; there are {BEST}, {LATEST} and {', '.join(map(str, scores))}."
+        f"{run} has no checkpoint '{which}'; there are {BEST}, {LATEST} and {', '.join(map(str, steps))}."
     )
+
+
+@contextmanager
+def naming_intact(checkpoint: Path) -> Iterator[None]:
+    """Has an error while a run's checkpoint is read name the newest one of the run that is intact.
+
+    Args:
+        checkpoint: The folder of the step.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        if checkpoint.parent.name != CHECKPOINTS:
+            raise
+        run = checkpoint.parent.parent
+        intact = next((step for step in reversed(_steps(run)) if _is_intact(_folder(run, step))), None)
+        if intact is None:
+            hint = "no checkpoint of the run is intact"
+        else:
+            hint = f"the newest intact checkpoint of the run is {_folder(run, intact)}: name that one"
+        raise CheckpointError(f"{str(error).removesuffix('.')}; {hint}.") from None
 
 
 def read_record(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
@@ -133,10 +156,10 @@ def read_state(checkpoint: str | os.PathLike[str], parts: tuple[str, ...] | None
     record = read_record(checkpoint)
     folder = (Path(checkpoint) / STATE).absolute()
     try:
-        intact = _hash_files(folder) == record["sha256"]
+        is_intact = _hash_files(folder) == record["sha256"]
     except OSError as error:
         raise CheckpointError(f"{checkpoint} cannot be read: {error.strerror or error}.") from None
-    if not intact:
+    if not is_intact:
         raise CheckpointError(f"{checkpoint} is damaged: its files do not match their sha256.")
     # A view of one zero says what is wanted and takes no memory.
     wanted = {
@@ -170,6 +193,18 @@ def _hash_files(folder: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
+
+
+def _is_intact(checkpoint: Path) -> bool:
+    try:
+        return bool(_hash_files(checkpoint / STATE) == read_record(checkpoint)["sha256"])
+    except (CheckpointError, OSError):
+        return False
+
+
+def _steps(run: str | os.PathLike[str]) -> list[int]:
+    """Returns the steps at which a run was saved, in order, intact or not."""
+    return sorted(int(each.name) for each in (Path(run) / CHECKPOINTS).iterdir() if each.name.isdecimal())
 
 
 def _folder(run: str | os.PathLike[str], step: int) -> Path:

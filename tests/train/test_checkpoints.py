@@ -107,6 +107,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog
     assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["8.0"]
 
 
+def test_a_damaged_record_of_an_older_checkpoint_does_not_end_the_run(tmp_path, caplog):
+    saved(tmp_path, {7: 1.0, 8: None})
+    record = tmp_path / "checkpoints" / "7" / "record.json"
+    record.write_text(record.read_text().replace("7", "9", 1))
+    with Checkpoints(tmp_path, CheckpointsConfig()) as checkpoints:
+        checkpoints.restore(state_at(0))
+        checkpoints.save(state_at(9), RECORD, score=None)
+        checkpoints.wait()
+        assert checkpoints.steps == [8, 9]
+    assert "7 is damaged" in caplog.text and "It is put aside" in caplog.text
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["7.0"]
+
+
 def test_any_flipped_bit_is_noticed(tmp_path):
     """A bit at a random place of every file."""
     saved(tmp_path, {7: None})

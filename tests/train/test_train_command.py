@@ -5,6 +5,7 @@ The first of each kind is a process of its own, as a user has it; the others are
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from train_runs import PLAIN, ROOT, SMOKE, environment, rows, run
 from typer.testing import CliRunner
 
 from jaxsep.weights.checkpoint import load_checkpoint
+from jaxsep.weights.runs import choose_checkpoint
 from jaxsep.weights.tree import flatten
 
 QUICK = ("training.steps=4", "checkpoints.every_steps=2", *PLAIN)
@@ -39,7 +41,9 @@ def here(cache, tmp_path, monkeypatch, settings_taken_back):
     """Runs a command in this process, in a folder of its own; anything but the exit status expected is a failure."""
     monkeypatch.setenv("JAXSEP_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
-    level = logging.getLogger("train").level
+    # What the command sets for its process.
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    levels = {name: logging.getLogger(name).level for name in ("train", "absl")}
 
     def run_here(app, *arguments, status=0):
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -49,7 +53,8 @@ def here(cache, tmp_path, monkeypatch, settings_taken_back):
         return result
 
     yield run_here
-    logging.getLogger("train").setLevel(level)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture
@@ -118,6 +123,33 @@ def test_a_run_is_released_by_convert(trained, jaxsep, tmp_path):
     for name, leaf in run_itself.items():
         np.testing.assert_array_equal(released[name], leaf)
     assert "smoke" in jaxsep("info", workdir).stdout
+
+
+def test_a_damaged_best_checkpoint_is_told_with_the_newest_that_is_intact(trained, jaxsep, tmp_path):
+    """By every command that takes a run; which one is named instead is left to whoever asks."""
+    run_folder = tmp_path / "run"
+    shutil.copytree(trained[0], run_folder)
+    best = choose_checkpoint(run_folder)
+    other = next(folder for folder in best.parent.iterdir() if folder != best)
+    flip_a_bit(max((path for path in best.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size))
+    for command in (("info", run_folder), ("convert", run_folder, "-o", "out.safetensors"), ("info", best)):
+        told = jaxsep(*command, status=1).stderr
+        assert told.count("\n") == 1 and f"{best} is damaged: its files do not match their sha256; the newest" in told
+        assert f"the newest intact checkpoint of the run is {other}: name that one." in told
+    assert "smoke" in jaxsep("info", other).stdout
+    # Without its record nobody knows which one is the best; the others can be named all the same.
+    flip_a_bit(best / "record.json")
+    assert f"newest intact checkpoint of the run is {other}:" in jaxsep("info", run_folder, status=2).stderr
+    soundfile.write(tmp_path / "song.wav", np.zeros((8000, 2)), 8000)
+    jaxsep("separate", "song.wav", "-m", run_folder, "--checkpoint", other.name, "-o", "stems")
+    flip_a_bit(other / "record.json")
+    assert "no checkpoint of the run is intact" in jaxsep("info", run_folder, status=2).stderr
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
 
 
 def assert_refused(status, stderr, workdir, problems=1):
@@ -198,6 +230,18 @@ def test_check_tells_whether_a_checkpoint_is_one_to_start_from(trained, tmp_path
     assert "The model needs '" in told.stderr and told.stderr.count("\n") == 1
     told = train(SMOKE, "--workdir", tmp_path / "run", "--check", start_from, "init.fresh=[decoder]", status=2)
     assert "init.fresh: 'decoder' matches no variable" in told.stderr
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_sentence(trained, tmp_path, cache):
+    """No file may grow beyond 30 kB, which the system answers as it answers a full disk: when it is written to."""
+    # What the recipe compiles is there, from the run of `trained`.
+    command = [sys.executable, "-m", "train", str(SMOKE), "--workdir", str(tmp_path / "run"), *QUICK]
+    limited = ["bash", "-c", 'ulimit -f 30 && exec "$@"', "bash", *command]
+    result = subprocess.run(limited, cwd=ROOT, env=environment(cache), capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("train: The checkpoint of step 2 cannot be written: File too large")
+    assert os.listdir(tmp_path / "run" / "checkpoints") == []
 
 
 def test_check_looks_and_leaves_nothing(tmp_path, train):
