@@ -270,8 +270,12 @@ class Track:
             },
             gain=self._gain,
             timings={**self._seconds, **self._clock()},
-            warnings=tuple(self._by_name(said) for said in (self._reader.note, self._reader.warning) if said),
+            warnings=self._warnings(self._reader),
         )
+
+    def _warnings(self, reader: AudioReader) -> tuple[str, ...]:
+        note = reader.note and f"{reader.note.removesuffix('.')}; --audio-track (audio_track) chooses another."
+        return tuple(self._by_name(said) for said in (note, reader.warning) if said)
 
     def _by_name(self, message: str) -> str:
         """Standard input is read from a file that no one knows."""
