@@ -19,7 +19,7 @@ demo: $(STAMPS)/demo
 
 # Spleeter's weights against Spleeter, and a network of each family against its twin, are compiled as users have them;
 # all else without optimisation, which is twice as fast.
-OPTIMIZED = tests/parity/test_spleeter_separation.py tests/compare/test_parity.py
+OPTIMIZED = tests/parity/test_spleeter_separation.py tests/parity/test_training_pytorch.py tests/compare/test_parity.py
 test: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
 test: $(STAMPS)/dev .cache/weights/.complete .cache/oracles/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) --unoptimized $(addprefix --ignore ,$(OPTIMIZED))

@@ -35,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Sets XLA's flags for all processes of the suite, if this XLA knows them, and lets Ctrl-C in."""
     # A shell's background jobs ignore Ctrl-C, and so would all processes that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Under nohup they would ignore a closing terminal.
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if config.getoption("--unoptimized") and not hasattr(config, "workerinput"):
         flags = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMIZED}".strip()
         known = subprocess.run(
