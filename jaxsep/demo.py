@@ -29,7 +29,8 @@ def main() -> int:
     from jaxsep.metrics.sdr import global_sdr
 
     song = excerpt()
-    if status := separate([str(song)], output=DIRECTORY, overwrite=True):
+    # The first of its tracks is the mixture, the others are true stems.
+    if status := separate([str(song)], output=DIRECTORY, audio_track=1, overwrite=True):
         return status
     mixture = _decode(song, 0)
     print(f"{'SDR against the true stems':28} {'mixture':>10} {'separated':>10}")
