@@ -1,7 +1,7 @@
 """What a run tells while it goes: metrics.jsonl, and TensorBoard's files. On process 0 only; nothing is computed here.
 
-Each row tells of one step, or of one validation. What depends on the time that things take is in a row's 'timing': all
-else is the same in two runs that compute the same, bit for bit.
+Each row tells of the steps since the row before, or of one validation. What depends on the time that things take is in
+its 'timing': all else is the same in two runs that compute the same, bit for bit.
 """
 
 import io
