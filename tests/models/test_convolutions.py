@@ -133,16 +133,18 @@ def test_first_and_second_derivatives_match_jax_automatic_ones(shape):
         )
 
     def derivatives(convolve, transpose):
-        def by_kernel_of_by_large(kernel):  # how the maps' gradient, along `upwards`, changes with the kernel
-            return jnp.vdot(jax.vjp(convolve, large, kernel)[1](small)[0], upwards)
+        @jax.jit  # of arguments: XLA would compute at length beforehand what is made of constants
+        def compute(large, small, kernel, upwards):
+            def by_kernel_of_by_large(kernel):  # how the maps' gradient, along `upwards`, changes with the kernel
+                return jnp.vdot(jax.vjp(convolve, large, kernel)[1](small)[0], upwards)
 
-        return jax.jit(
-            lambda: (
+            return (
                 *jax.vjp(convolve, large, kernel)[1](small),
                 *jax.vjp(transpose, small, kernel)[1](large),
                 jax.grad(by_kernel_of_by_large)(kernel),
             )
-        )()
+
+        return compute(large, small, kernel, upwards)
 
     def transposed_oracle(small, kernel):
         return jax.vjp(lambda large: oracle(large, kernel), jnp.zeros_like(large))[1](small)[0]
