@@ -11,7 +11,6 @@ import signal
 import sys
 from pathlib import Path
 
-import flax.traverse_util
 import numpy as np
 
 from jaxsep.errors import JaxsepError
@@ -42,6 +41,8 @@ def read_foreign(path):
 
 
 def read_checkpoint(path):
+    import flax.traverse_util
+
     from jaxsep.weights.checkpoint import load_checkpoint, read_spec
 
     spec = read_spec(path)
@@ -70,23 +71,36 @@ def digest(arrays):
     return found.hexdigest()
 
 
-KINDS = {"audio": read_audio, "foreign": read_foreign, "checkpoint": read_checkpoint, "spec": read_spec}
+KINDS = {
+    "audio": read_audio,
+    "foreign": read_foreign,
+    "torch": read_foreign,
+    "checkpoint": read_checkpoint,
+    "orbax": read_checkpoint,
+    "spec": read_spec,
+}
 
 
 def warm_up(kind):
-    """Loads what the kind needs, so that it does not count."""
+    """Loads what the kind needs, and no more, so that it does not count."""
     if kind == "audio":
         import av  # noqa: F401
         import soundfile  # noqa: F401
 
         import jaxsep.audio
-    else:
-        import jax
-        import orbax.checkpoint  # noqa: F401
-        import torch  # noqa: F401
+    elif kind == "spec":
+        import jaxsep.models.spec
+    elif kind in ("foreign", "torch"):
+        if kind == "torch":
+            import torch  # noqa: F401
 
-        import jaxsep.weights.checkpoint
-        import jaxsep.weights.readers  # noqa: F401
+        import jaxsep.weights.readers
+    else:
+        if kind == "orbax":
+            import orbax.checkpoint  # noqa: F401
+        import jax
+
+        import jaxsep.weights.checkpoint  # noqa: F401
 
         jax.numpy.zeros(1)
 
