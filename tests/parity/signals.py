@@ -5,6 +5,8 @@ do not reach the result, sums of parts are exact, and a 16-bit file holds a sign
 reference numbers (`spleeter_reference/reference.json`) guard this.
 """
 
+import functools
+
 import numpy as np
 
 SAMPLE_RATE = 44100
@@ -117,9 +119,12 @@ def _on_the_grid(signal: np.ndarray) -> np.ndarray:
     return np.round(signal / GRID) * GRID
 
 
+@functools.cache
 def song(count: int) -> np.ndarray:
-    """Returns `voice` plus `accompaniment`, float32 (time, 2)."""
-    return (voice(count) + accompaniment(count)).astype(np.float32)
+    """Returns `voice` plus `accompaniment`, float32 (time, 2), which cannot be written to: it is made once."""
+    waveform = (voice(count) + accompaniment(count)).astype(np.float32)
+    waveform.setflags(write=False)
+    return waveform
 
 
 def short_song() -> np.ndarray:
