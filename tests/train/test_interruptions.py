@@ -14,13 +14,13 @@ from jaxsep.weights.tree import flatten
 # A step of this takes some 10 ms, a save several times as long.
 LONG = (
     SHALLOW,
-    "training.steps=100",
+    "training.steps=60",
     "checkpoints.every_steps=7",
     *PLAIN,
-    "validation.every_steps=40",
+    "validation.every_steps=25",
     "validation.seconds=1.0",
 )
-KILLS, IN_FLIGHT = 10, 3
+KILLS, IN_FLIGHT = 6, 2
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +74,21 @@ def test_a_run_that_is_killed_again_and_again_goes_on_bit_for_bit(tmp_path, cach
     assert not list(unfinished.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends_with_a_status_of_its_own(tmp_path, cache, undisturbed, number):
-    process = start(tmp_path / "run", *LONG, cache=cache)
-    while count_rows(tmp_path / "run") < 10:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    assert "Traceback" not in err
-    step = int(choose_checkpoint(tmp_path / "run", "latest").name)
-    assert f"stopped and saved after step {step}" in out
-    assert rows(tmp_path / "run")[-1]["step"] == step
+def test_signals_save_and_end_with_a_status_of_their_own(tmp_path, cache, undisturbed):
+    """One after the other on one run, which then goes on to its end."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        told = count_rows(tmp_path / "run")
+        process = start(tmp_path / "run", *LONG, cache=cache)
+        while count_rows(tmp_path / "run") < told + 10:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 75, err
+        assert "Traceback" not in err
+        step = int(choose_checkpoint(tmp_path / "run", "latest").name)
+        assert f"stopped and saved after step {step}" in out
+        assert rows(tmp_path / "run")[-1]["step"] == step
     run(tmp_path / "run", *LONG, cache=cache)
     assert_same_run(tmp_path / "run", undisturbed)
 
