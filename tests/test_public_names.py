@@ -35,7 +35,7 @@ def test_functions_win_over_the_modules_of_the_same_name(room):
 MODULES = {
     "dsp": ["cuts", "masks", "overlap_add", "stft", "wiener"],
     "metrics": ["bss_eval", "frame_scores", "log_wmse", "museval_wrapper", "sdr", "spectral"],
-    "models": ["cutting", "domain", "ensemble", "family", "procedure", "spec"],
+    "models": ["context", "cutting", "domain", "ensemble", "family", "magnitude", "procedure", "spec", "waveform"],
     "training": ["losses", "objective", "optimizer", "state", "step"],
 }
 # What the rest of jaxsep uses of those modules, and users do not need.

@@ -144,7 +144,7 @@ class TrainingConfig(Config):
     """How long, in which portions, in what precision.
 
     Attributes:
-        steps: Of the whole run.
+        steps: Number of steps of the whole run.
         batch_size: Examples in one step, over all devices of all hosts.
         accumulation: In how many parts each device differentiates its share, one after the other.
         compute_dtype: What the network computes in; parameters, losses and gradients are float32.

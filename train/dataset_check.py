@@ -32,7 +32,7 @@ class DatasetReport:
     Attributes:
         splits: Of training and validation: how many tracks, how many hours.
         sources: Names of the sources of an example.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         channels: Of each source.
         shortest_seconds: Length of the shortest track.
         read: What of the files was read.
@@ -69,7 +69,7 @@ def check_tracks(
 
     Args:
         tracks: Of the run.
-        config: Of the run.
+        config: The run's config.
         thorough: Whether every sample is read, instead of excerpts.
         problems: What was met before; all that is wrong is raised together with it.
 

@@ -49,9 +49,9 @@ def usable_tracks(tracks: Sequence[Track], config: RunConfig, problems: Problems
     """Returns the tracks that examples are cut out of: those that are long enough, or are padded.
 
     Args:
-        tracks: To learn from.
-        config: Of the run, which says what is done with shorter ones.
-        problems: Where shorter ones are put aside, if they are refused.
+        tracks: The tracks to learn from.
+        config: The run's config, which says what is done with shorter ones.
+        problems: Takes shorter ones, if they are refused.
     """
     needed, rate = read_length(config), config.model.sample_rate
     short = [track for track in tracks if track.length < needed]
@@ -108,7 +108,7 @@ class Pipeline:
         """Reads nothing yet.
 
         Args:
-            config: Of the run.
+            config: The run's config.
             tracks: To learn from; checked.
             host: Which one this is; None for JAX's process.
             hosts: How many there are; None for all of JAX's.

@@ -49,7 +49,7 @@ def run(
     """Trains from where the workdir is to the last step, or until told to stop.
 
     Args:
-        config: Of the run.
+        config: The run's config.
         workdir: Where it leaves what it leaves; `workdir.open_workdir` has seen to it that it is this run's.
         tracks: What it learns from, checked.
         stop_requested: Asked between two steps.

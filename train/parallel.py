@@ -199,7 +199,7 @@ def check_batch_size(batch_size: int, *, devices: int, accumulation: int) -> Non
 
     Args:
         batch_size: Examples in one step, over all devices of all hosts.
-        devices: Of all hosts.
+        devices: Number of devices of all hosts.
         accumulation: Parts into which each device divides its share.
 
     Raises:

@@ -82,7 +82,7 @@ def prepare(
     Args:
         data: Which tracks.
         out: The folder to make.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         channels: One or two.
         dtype: 'int16', 'float32', or 'auto' for int16 where a track's files hold no more than that.
         overwrite: Whether a prepared data set at `out` is replaced.

@@ -37,7 +37,7 @@ class TrackEntry(Config):
     """What dataset.json says of a track.
 
     Attributes:
-        name: Of the song.
+        name: Name of the song.
         split: Whether it is trained on ('train') or validated on ('valid').
         parts: Names, in the order in which each block holds them; the mixture comes after them.
         has_mixture: Whether it is there.

@@ -44,7 +44,7 @@ def build_program(config: RunConfig, params: Variables) -> Program:
     """Builds network, optimizer and step.
 
     Args:
-        config: Of the run.
+        config: The run's config.
         params: The parameters that will be trained; only their paths and shapes matter.
 
     Raises:

@@ -36,11 +36,10 @@ def shown_progress(steps: int, console: Console | None = None) -> Iterator[RunPr
     """Shows the bar of a run while the block runs, on standard error where that is a terminal.
 
     Args:
-        steps: Of the whole run.
-        console: Where to show it instead.
+        steps: Number of steps of the whole run.
+        console: Console to show it on instead.
     """
-    # Not `console.is_terminal`, which FORCE_COLOR turns on for files too.
-    is_shown = sys.stderr.isatty() if console is None else console.is_terminal
+    shown = standard_console(stderr=True) if console is None else console
     columns = (
         TextColumn("step"),
         MofNCompleteColumn(),
@@ -50,9 +49,9 @@ def shown_progress(steps: int, console: Console | None = None) -> Iterator[RunPr
     )
     with Progress(
         *columns,
-        console=console or standard_console(stderr=True),
+        console=shown,
         transient=True,
-        disable=not is_shown,
+        disable=not shown.is_terminal,
         # Rows go on to standard output where that is a file or a pipe, and above the bar where it is the terminal.
         redirect_stdout=sys.stdout.isatty(),
     ) as progress:

@@ -33,7 +33,7 @@ class Recording(abc.ABC):
     """A song as a data set holds it: named parts of one length, and perhaps its mixture.
 
     Attributes:
-        name: Of the song.
+        name: Name of the song.
         parts: Names of the parts, the mixture not among them.
         has_mixture: Whether the mixture is there as a file; it is read by the name 'mixture'.
         length: Samples of the longest part; the others are silent thereafter.
@@ -85,7 +85,7 @@ class AudioFile:
 
     Attributes:
         path: The file.
-        stream: Which of its audio streams, counted from 0; None for the default one.
+        stream: Number of the audio stream, counted from 0; None for the default one.
     """
 
     path: Path
@@ -159,7 +159,7 @@ class FileRecording(Recording):
         """Reads the headers of the files.
 
         Args:
-            name: Of the song.
+            name: Name of the song.
             files: By part; the mixture, if there is one, by the name 'mixture'.
 
         Raises:
@@ -209,7 +209,7 @@ def open_recording(name: str, files: Mapping[str, AudioFile], problems: Problems
     """Returns a recording whose files can all be opened; None where not, and each of those is a problem.
 
     Args:
-        name: Of the song.
+        name: Name of the song.
         files: See `FileRecording`.
         problems: What is met is put aside there.
     """

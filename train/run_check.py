@@ -16,10 +16,10 @@ def check_run(config: RunConfig, workdir: Path, problems: Problems, *, devices: 
     """Looks at all that can be known before anything is computed.
 
     Args:
-        config: Of the run.
-        workdir: Where it is to be; nothing is changed there.
+        config: The run's config.
+        workdir: The run's folder, which need not be there; nothing is changed in it.
         problems: What is wrong is put aside there.
-        devices: Of all hosts.
+        devices: Number of devices of all hosts.
         thorough: Whether a step is traced, which takes seconds for large networks.
     """
     with problems.noted():

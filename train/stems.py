@@ -30,9 +30,9 @@ def assign(recording: Recording, data: DataConfig, stems: Sequence[str]) -> Assi
     """Says which parts of a recording make up which stem.
 
     Args:
-        recording: Which.
-        data: Which files each stem is summed of.
-        stems: Of the model.
+        recording: The recording whose parts are assigned.
+        data: Says which files each stem is summed of.
+        stems: Names of the model's stems.
 
     Raises:
         ConfigError: A stem has no file, or a file is in two stems.
@@ -64,8 +64,8 @@ def note_missing(
     Args:
         assigned: All recordings of a run, and what their parts are.
         data: Whether such tracks are refused.
-        stems: Of the model.
-        problems: Where they are put aside if so.
+        stems: Names of the model's stems.
+        problems: Takes them if so.
 
     Returns:
         What is summed of them if not, a sentence each.

@@ -122,7 +122,7 @@ def find_tracks(data: DataConfig, model: ModelSpec, problems: Problems | None = 
     Args:
         data: Where they are, and what their files are.
         model: Whose stems they are for; of synthetic tracks, also whose sample rate and channels.
-        problems: Where what is wrong with single tracks is put aside, and these are left out; None to raise it.
+        problems: Takes what is wrong with single tracks, which are left out; None to raise it.
 
     Raises:
         ConfigError: There are none, a track has no file for a stem or lacks one that the others have, or a validation

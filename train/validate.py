@@ -67,7 +67,7 @@ class Excerpt:
         mixture: (time, channel).
         sources: The true ones.
         estimates: What the separation gave.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
     """
 
     track: str
@@ -162,7 +162,7 @@ class TrackLoss:
         """Compiles nothing yet.
 
         Args:
-            config: Of the run.
+            config: The run's config.
         """
         self._length, self._device = config.segment_length, jax.local_devices()[0]
         # As many as a device differentiates at a time, which fit into its memory.
@@ -238,8 +238,8 @@ class Validation:
 
         Args:
             step: After which the validation was.
-            scores: What it found.
-            config: Of the run.
+            scores: Scores and losses of the tracks.
+            config: The run's config.
         """
         if self.best_score is None or scores.mean > self.best_score:
             after = dataclasses.replace(self, best_score=scores.mean, best_step=step, since_best=0, since_change=0)

@@ -42,7 +42,7 @@ class Interval:
     """What the steps since the last row told, added up. It is saved with every checkpoint and goes on from there.
 
     Attributes:
-        steps: How many.
+        steps: Number of steps.
         loss: Sum of their losses.
         stems: Sums of the losses of each stem.
         gradient_norm: Sum of their gradients' norms.
@@ -57,7 +57,7 @@ class Interval:
         """Returns it with one more step.
 
         Args:
-            metrics: Of the step, on the host.
+            metrics: The step's metrics, on the host.
         """
         stems = [float(each) for each in metrics.stems]
         return Interval(
@@ -99,12 +99,12 @@ class Watch:
         """Begins to measure time.
 
         Args:
-            config: Of the run.
+            config: The run's config.
             writers: What rows go to.
-            pipeline: Where examples come from.
-            workdir: Of the run.
-            interval: From the checkpoint that the run goes on from.
-            learning_rate_factor: What validation has made of the learning rate so far.
+            pipeline: The source of the examples.
+            workdir: The run's folder.
+            interval: What the checkpoint holds that the run goes on from.
+            learning_rate_factor: Factor of the learning rate that validation has come to so far.
         """
         self._config, self._writers = config, writers
         self._pipeline, self._workdir = pipeline, workdir
@@ -139,8 +139,8 @@ class Watch:
         """Takes the time of a validation, which is no step's.
 
         Args:
-            seconds: That went into it.
-            learning_rate_factor: What it has made of the learning rate.
+            seconds: Time that went into it.
+            learning_rate_factor: Factor of the learning rate from now on.
         """
         self._factor = learning_rate_factor
         self._since += seconds

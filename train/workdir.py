@@ -22,7 +22,7 @@ def open_workdir(workdir: Path, config: RunConfig) -> Iterator[None]:
 
     Args:
         workdir: The folder.
-        config: Of the run.
+        config: The run's config.
 
     Raises:
         ConfigError: It holds something else, a run of another config, or a run that is going on.
@@ -55,7 +55,7 @@ def check_workdir(workdir: Path, config: RunConfig) -> None:
 
     Args:
         workdir: The folder, which need not be there.
-        config: Of the run.
+        config: The run's config.
 
     Raises:
         ConfigError: It holds something else, or a run of another config, or cannot be looked at.

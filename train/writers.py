@@ -40,8 +40,8 @@ class Writers:
         """Opens what there is to write, and takes away what a run that was cut off wrote after its last checkpoint.
 
         Args:
-            workdir: Of the run.
-            config: Of the run.
+            workdir: The run's folder.
+            config: The run's config.
             after: The step that the run goes on from.
             tell: Called with every row.
 
@@ -78,10 +78,10 @@ class Writers:
         """Writes what a validation told, and how an excerpt sounds and looks.
 
         Args:
-            step: After which it was.
-            epoch: After how many passes over the tracks.
-            scores: What it found.
-            excerpt: Of a track; written as often as the config says.
+            step: The step after which it was.
+            epoch: Passes over the tracks until then.
+            scores: Scores and losses of the tracks.
+            excerpt: Part of a track; written as often as the config says.
 
         Raises:
             JaxsepError: It cannot be written.

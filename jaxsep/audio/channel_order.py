@@ -15,7 +15,7 @@ def from_vorbis(channels: int) -> list[int] | None:
     """Returns where each channel of wav's order lies in Vorbis's, or None where the two are one.
 
     Args:
-        channels: How many there are.
+        channels: Number of channels.
     """
     return list(_VORBIS[channels]) if channels in _VORBIS else None
 
@@ -24,7 +24,7 @@ def to_vorbis(channels: int) -> list[int] | None:
     """Returns where each channel of Vorbis's order lies in wav's, or None where the two are one.
 
     Args:
-        channels: How many there are.
+        channels: Number of channels.
     """
     places = from_vorbis(channels)
     return None if places is None else [places.index(channel) for channel in range(channels)]

@@ -32,7 +32,7 @@ def open_decoder(path: Path, stream: int | None = None) -> Decoder:
 
     Args:
         path: The file.
-        stream: Which of its audio streams, counted from 0; None for the default one.
+        stream: Number of the audio stream, counted from 0; None for the default one.
 
     Raises:
         AudioError: The file is missing, empty, or not audio, or has no such stream.
@@ -71,9 +71,9 @@ def open_decoder(path: Path, stream: int | None = None) -> Decoder:
 
 
 def _left_to_ffmpeg(info: AudioInfo) -> bool:
-    """Whether FFmpeg decodes better what libsndfile knows.
+    """Whether a file that libsndfile knows is left to FFmpeg, which decodes it better.
 
-    That is mp3 inside of wav; codings in blocks, of which libsndfile counts the last one as full and padding as one
+    Such are mp3 inside of wav; codings in blocks, of which libsndfile counts the last one as full and padding as one
     more; and ALAC of many channels, which FFmpeg puts in order.
     """
     return info.subtype.startswith("MPEG") or info.subtype in _IN_BLOCKS or _is_surround_alac(info)

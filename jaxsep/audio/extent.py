@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _ID3V1_BYTES = 128
 _APE_FOOTER_BYTES = 32
@@ -28,17 +28,17 @@ class FilePart(io.RawIOBase):
             path: The file.
             ranges: First byte of each stretch, and the byte behind its last.
         """
-        self._file: BinaryIO = path.open("rb", buffering=0)
+        self._file = io.FileIO(path)
         self._ranges = tuple(ranges)
         self._size = sum(end - start for start, end in self._ranges)
         self._position = 0
 
     def readable(self) -> bool:
-        """Whether it can be read, which it can."""
+        """Returns True: it can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Whether it can be read from anywhere, which it can."""
+        """Returns True: it can be read from any byte on."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -51,9 +51,9 @@ class FilePart(io.RawIOBase):
         """Returns the place of the next byte, counted over all stretches."""
         return self._position
 
-    def readinto(self, buffer: object) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Fills a buffer as far as the stretches go, and returns how many bytes that were."""
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        view = memoryview(buffer).cast("B")
         filled = 0
         before = 0
         for start, end in self._ranges:
@@ -62,7 +62,7 @@ class FilePart(io.RawIOBase):
             if 0 <= inside < end - start and filled < len(view):
                 self._file.seek(start + inside)
                 wanted = view[filled : filled + (end - start - inside)]
-                count = self._file.readinto(wanted)  # type: ignore[attr-defined]
+                count = self._file.readinto(wanted) or 0
                 filled += count
                 self._position += count
                 if count < len(wanted):

@@ -51,12 +51,12 @@ class FFmpegDecoder:
     """Decoding by FFmpeg, which knows what a packet holds when it has decoded it.
 
     Attributes:
-        info: What the file says of its audio.
-        tags: What it says of its song.
+        info: Sample rate, channels, length and coding of the file.
+        tags: Title, artist and the like of the song, as the file states them.
         stated_seconds: The duration that the header states and that is not exact, or None where it states none.
-        counted_frames: How many samples an mp3's header counts, encoder's delay and padding among them, or None.
-        damaged_packets: How many the last run of `chunks` could not decode.
-        stream: Which of the audio streams is decoded, counted from 0.
+        counted_frames: Samples that an mp3's header counts, encoder's delay and padding among them, or None.
+        damaged_packets: Packets that the last run of `chunks` could not decode.
+        stream: Number of the audio stream that is decoded, counted from 0.
         stream_count: Number of audio streams.
         warning: One sentence on what is left out, from who looked at the header before; else None.
     """
@@ -66,7 +66,7 @@ class FFmpegDecoder:
 
         Args:
             path: The file.
-            stream: Which of its audio streams, counted from 0; None for the one that FFmpeg's command takes: flagged as
+            stream: Number of the audio stream, counted from 0; None for the one that FFmpeg's command takes: flagged as
                 default, with the most channels among several of these, the first of equals.
 
         Raises:

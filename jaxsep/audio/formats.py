@@ -131,7 +131,7 @@ def check_output(
         format: A key of `SUBTYPES`.
         subtype: In libsndfile's words.
         bitrate_kbps: Of mp3 (exact and constant) and ogg (a nominal average), or None for the default.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         channels: Of the file.
         frames: How many will be written, if that is known.
 

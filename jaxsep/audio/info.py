@@ -10,8 +10,8 @@ class AudioInfo:
 
     Attributes:
         path: Where the file lies.
-        sample_rate: In Hz.
-        channels: Of the (first) audio stream.
+        sample_rate: Sample rate in Hz.
+        channels: Number of channels of the audio stream.
         frames: The exact count of samples per channel (for mp3, what its header says), or None where only decoding
             would tell.
         duration_seconds: `frames / sample_rate` where that is known, else what the container states or lets estimate,

@@ -33,8 +33,8 @@ class LibsndfileDecoder:
     """Decoding by libsndfile, which knows the count of frames and seeks exactly.
 
     Attributes:
-        info: What the file says of its audio.
-        tags: What it says of its song.
+        info: Sample rate, channels, length and coding of the file.
+        tags: Title, artist and the like of the song, as the file states them.
         warning: One sentence on sizes in the header that cannot be true, or None.
         stream_count: Number of audio streams: one.
     """

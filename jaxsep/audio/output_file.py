@@ -13,7 +13,7 @@ class OutputFile:
 
     Attributes:
         error: The first failure to write, or None.
-        size: Of the file, if all that was written arrived.
+        size: Bytes of the file, if all that was written arrived.
     """
 
     def __init__(self, path: Path) -> None:

@@ -42,7 +42,7 @@ class AudioReader:
     not sample-exact.
 
     Attributes:
-        info: What the file says of its audio.
+        info: Sample rate, channels, length and coding of the file.
         tags: What it says of its song: title, artist and the like, by the names of `jaxsep.audio.tags.TAGS`.
         truncated: The file ends before its header says it would. Known when `blocks` has ended, for some formats
             before.

@@ -17,7 +17,7 @@ class SampleBytes:
 
     Attributes:
         ranges: First byte of each stretch of samples, and the byte behind its last.
-        stated: How many bytes of samples the header states; None where it knows none.
+        stated: Bytes of samples that the header states; None where it knows none.
         as_stated: Whether the one stretch is what the header says, or what is left of that.
         bytes_per_frame: What the header says of it; None for aiff.
         little_endian: Whether the header's numbers are, and so the samples of wav.
@@ -44,8 +44,8 @@ def find_samples(file: BinaryIO, start: int, end: int) -> SampleBytes | None:
 
     Args:
         file: Open at any place.
-        start: Where the header lies.
-        end: Where the file ends, without the tags at its end.
+        start: Byte at which the header begins.
+        end: Byte at which the file ends, without the tags at its end.
     """
     file.seek(start)
     head = file.read(12)

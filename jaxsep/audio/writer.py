@@ -45,10 +45,10 @@ class AudioWriter:
 
     Attributes:
         path: The final name.
-        frames: Written so far.
+        frames: Number of frames written so far.
         peak: The largest absolute sample so far, 1 being full scale.
-        clipped: How many samples so far lay beyond full scale: PCM is clipped there when it is written, mp3 and ogg
-            when they are played. 0 for floats.
+        clipped: Number of samples so far that lay beyond full scale: PCM is clipped there when it is written, mp3 and
+            ogg when they are played. 0 for floats.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AudioWriter:
 
         Args:
             path: The final name.
-            sample_rate: In Hz.
+            sample_rate: Sample rate in Hz.
             channels: Of every block.
             format: A key of `SUBTYPES`.
             subtype: One of `SUBTYPES[format]`.

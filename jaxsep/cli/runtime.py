@@ -1,5 +1,6 @@
 """What the command line sets for its process, and the library never does: the compilation cache, the device, memory."""
 
+import importlib
 import os
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -108,8 +109,8 @@ def import_jax() -> None:
     # Beside other programs on one card, taking most of its memory beforehand is rude.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        import jax  # noqa: F401
-    except Exception as error:  # of any kind
+        importlib.import_module("jax")
+    except Exception as error:  # of any kind: what the environment sets may fail anywhere
         raise _no_start(error) from None
 
 

@@ -72,7 +72,7 @@ def console(*, stderr: bool = False, quiet: bool = False, width: int | None = No
     Args:
         stderr: Whether it is standard error, or else standard output.
         quiet: Whether nothing is shown.
-        width: In characters; None for the terminal's.
+        width: Width in characters; None for the terminal's.
     """
     from rich.console import Console
 

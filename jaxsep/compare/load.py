@@ -25,8 +25,8 @@ def why_busy(before: float | None, during: float | None, threads: int, rows: Seq
     Args:
         before: Load average before the first measurement.
         during: The largest one while it was measured, of which `threads` are the measurement's own.
-        threads: Of what was measured.
-        rows: Of reports, with 'framework', and 'p50' and 'p95' in seconds where they were measured.
+        threads: Threads of what was measured.
+        rows: Rows of reports, with 'framework', and 'p50' and 'p95' in seconds where they were measured.
     """
     reasons = []
     if before is not None and before > QUIET_LOAD:

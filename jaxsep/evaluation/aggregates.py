@@ -26,8 +26,8 @@ class TrackScore:
     Attributes:
         system: What was evaluated.
         track: The song.
-        stem: Of the source set, or `ALL_STEMS`.
-        metric: In words.
+        stem: Name of a stem of the source set, or `ALL_STEMS`.
+        metric: Name of the metric in tables.
         frames_median: The median over frames, NaN where there is no score. Ratios beyond 150 dB are 150 dB.
         frames_mean: The mean over frames, likewise.
         is_exact: Whether the estimate is the true source, sample by sample.
@@ -51,10 +51,10 @@ class Aggregate:
 
     Attributes:
         system: What was evaluated.
-        stem: Of the source set, or `ALL_STEMS`.
-        metric: In words.
-        tracks: How many tracks count.
-        silent_estimates: In how many tracks of this system the estimate is silent throughout.
+        stem: Name of a stem of the source set, or `ALL_STEMS`.
+        metric: Name of the metric in tables.
+        tracks: Number of tracks that count.
+        silent_estimates: Number of tracks of this system whose estimate is silent throughout.
         median_of_medians: Median over tracks of the median over frames.
         mean_of_medians: Mean over tracks of the median over frames.
         median_of_means: Median over tracks of the mean over frames.
@@ -105,7 +105,7 @@ def with_mean_of_stems(rows: Sequence[TrackScore]) -> list[TrackScore]:
     """Returns the scores of all stems of one track, system and metric, and where there are several stems their mean."""
     if len(rows) < 2:
         return list(rows)
-    median, mean = (sum(values) / len(rows) for values in zip(*((r.frames_median, r.frames_mean) for r in rows)))  # noqa: B905
+    median, mean = (sum(getattr(row, name) for row in rows) / len(rows) for name in ("frames_median", "frames_mean"))
     is_exact, is_silent = all(row.is_exact for row in rows), any(row.is_silent for row in rows)
     first = rows[0]
     return [*rows, TrackScore(first.system, first.track, ALL_STEMS, first.metric, median, mean, is_exact, is_silent)]

@@ -26,7 +26,7 @@ def box_plot(groups: Groups, unit: str = "dB") -> str:
 
     Args:
         groups: Label of each group, and in it the boxes, each with the name of its series and its values.
-        unit: Of the axis; may be empty.
+        unit: Unit of the axis; may be empty.
     """
     names = list(dict.fromkeys(name for _, boxes in groups for name, _ in boxes))
     colour_of = dict(zip(names, colours(len(names)), strict=True))

@@ -73,10 +73,10 @@ def estimates_on_disk(
 
     Args:
         root: The folder of the estimates.
-        tracks: That are evaluated.
+        tracks: Names of the tracks that are evaluated.
         subset: Of the data set, or None.
         stems: Which ones; None for all that are there.
-        name: Of the system; None for that of the folder.
+        name: Name of the system; None for that of the folder.
 
     Raises:
         ConfigError: A track or a stem is missing, or the source set holds something twice.

@@ -23,8 +23,8 @@ def read_scores(path: Path, systems: Sequence[str], tracks: Sequence[str], stems
 
     Args:
         path: The file.
-        systems: That are evaluated.
-        tracks: That are evaluated.
+        systems: Names of the systems that are evaluated.
+        tracks: Names of the tracks that are evaluated.
         stems: The source set.
 
     Raises:
@@ -70,7 +70,7 @@ def read_groups(path: Path, tracks: Sequence[str]) -> dict[str, dict[str, str]]:
 
     Args:
         path: The file.
-        tracks: That are evaluated.
+        tracks: Names of the tracks that are evaluated.
 
     Raises:
         ConfigError: The file cannot be read, lacks a track that is evaluated, or has a track twice.

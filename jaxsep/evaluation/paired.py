@@ -24,12 +24,12 @@ class PairedDifference:
     """What paired differences say.
 
     Attributes:
-        pairs: How many there are.
+        pairs: Number of pairs.
         mean: Their mean.
         low: The lower end of the 95 % interval of the mean (percentile bootstrap over pairs); NaN of one pair.
         high: Its upper end.
-        wilcoxon_p: Of the Wilcoxon signed-rank test; 1 where all differences are zero, NaN without scipy.
-        sign_flip_p: Of the test that signs are exchangeable, thus that there is no difference at all.
+        wilcoxon_p: The p of the Wilcoxon signed-rank test; 1 where all differences are zero, NaN without scipy.
+        sign_flip_p: The p of the test that signs are exchangeable, thus that there is no difference at all.
     """
 
     pairs: int

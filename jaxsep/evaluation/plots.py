@@ -34,7 +34,7 @@ def plot_waveforms(mixture: HostWaveform, estimates: Stems, truth: Stems, sample
         mixture: (time, channel), full scale at 1.
         estimates: Stems of the same shape, by name.
         truth: The same of the true sources; may be empty.
-        sample_rate: Of all, in Hz.
+        sample_rate: Sample rate of all waveforms in Hz.
         start: Where in the track they begin, in seconds.
     """
     rows = ["mixture", *estimates]

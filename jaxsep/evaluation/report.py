@@ -93,7 +93,7 @@ def make_report(
     """Returns what records say together.
 
     Args:
-        records: Of all tracks and systems, in the order in which systems are shown.
+        records: Records of all tracks and systems, in the order in which systems are shown.
         joined: Scores that another tool made.
         groups: By column of the metadata, the group of each track.
         lower_is_better: Metrics of other tools whose lower end is better.
@@ -145,7 +145,7 @@ def write_reports(report: Report, directory: Path) -> list[Path]:
     """Writes the report in all its forms; each file has its name when it is complete.
 
     Args:
-        report: Of `make_report`.
+        report: What `make_report` gave.
         directory: Where they go.
 
     Returns:

@@ -15,7 +15,7 @@ class Scale:
     Attributes:
         in_decibels: Whether it is a ratio in dB, of which an exact estimate has no finite one; other metrics have no
             unit.
-        higher_is_better: Which end is better.
+        higher_is_better: Whether higher scores are better.
         average: The average over tracks by which systems are compared, a field of `Aggregate`.
     """
 

@@ -25,7 +25,7 @@ class Scorers:
         """Starts them.
 
         Args:
-            processes: How many.
+            processes: Number of processes.
         """
         self._workers = [_Worker() for _ in range(processes)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
@@ -56,7 +56,7 @@ def scorers(processes: int) -> Iterator[Scorers]:
     """Starts processes that share the cores: each with as many threads as are left for it.
 
     Args:
-        processes: How many.
+        processes: Number of processes.
     """
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}

@@ -34,8 +34,8 @@ def model_system(
         name_or_path: As for `load_model`.
         options: How tracks are separated.
         stems: Which of the model's are evaluated; None for all.
-        device: Where it runs. Of several models one at a time is there.
-        name: Of the system; None for the model's.
+        device: Device that it runs on. Of several models one at a time is there.
+        name: Name of the system; None for the model's.
 
     Raises:
         ConfigError: The model has no such stem.

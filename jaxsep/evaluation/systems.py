@@ -19,11 +19,11 @@ class SystemScore:
     """The score of one system for one stem, by the average that its metric is compared by.
 
     Attributes:
-        metric: In words.
-        stem: Of the source set, or `ALL_STEMS`.
+        metric: Name of the metric in tables.
+        stem: Name of a stem of the source set, or `ALL_STEMS`.
         system: What was evaluated.
-        tracks: How many tracks count.
-        average: Which average over tracks it is.
+        tracks: Number of tracks that count.
+        average: Name of the average over tracks.
         value: The score, NaN where there is none.
         is_best: Whether none of the systems is better, to two decimals. Baselines are left aside, and one system alone
             is not the best.
@@ -55,13 +55,13 @@ class Difference:
     """The paired difference of two systems, the second minus the first, over their common tracks.
 
     Attributes:
-        metric: In words.
-        stem: Of the source set, or `ALL_STEMS`.
+        metric: Name of the metric in tables.
+        stem: Name of a stem of the source set, or `ALL_STEMS`.
         first: A system.
         second: Another one.
         paired: What the differences say.
         wilcoxon_holm: The p of the Wilcoxon test, corrected by Holm for all comparisons of this metric.
-        sign_flip_holm: That of the sign-flip test, likewise.
+        sign_flip_holm: The p of the sign-flip test, likewise.
     """
 
     metric: str

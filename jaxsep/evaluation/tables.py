@@ -42,10 +42,10 @@ class Table:
     """A table of text.
 
     Attributes:
-        caption: What it shows.
-        headings: Of the columns.
-        rows: Of cells.
-        texts: How many columns are words; the others are numbers.
+        caption: One line on what the table shows.
+        headings: Names of the columns.
+        rows: Cells of each row.
+        texts: Number of columns that are words; the others are numbers.
         bold: Cells that stand out, by row and column.
     """
 

@@ -35,7 +35,7 @@ class AudioStream:
 
     Attributes:
         path: The file.
-        stream: Which of its audio streams, counted from 0; None for the default one.
+        stream: Number of the audio stream, counted from 0; None for the default one.
     """
 
     path: Path
@@ -73,10 +73,10 @@ class TrueTrack:
     """A song with its true sources.
 
     Attributes:
-        name: Of the song.
+        name: Name of the song.
         parts: Its sources, by name.
         mixture: Its mixture; None where that is the sum of the parts.
-        sample_rate: Of all, in Hz.
+        sample_rate: Sample rate of all waveforms in Hz.
         channels: Of all.
     """
 

@@ -74,7 +74,7 @@ def scores_of_waveforms(
         metrics: Which are asked for; others are passed over.
         waveforms: True source and estimate of each stem, of one length.
         mixture: Their mixture, of the same length.
-        sample_rate: Of all, in Hz.
+        sample_rate: Sample rate of all waveforms in Hz.
         silent: Which true sources are silent; log-WMSE alone scores them.
         notes: What is said of scores that are missing is added here.
     """

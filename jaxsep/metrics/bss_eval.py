@@ -41,16 +41,16 @@ def bss_eval(
     whole frame does not count, and a track shorter than a frame is one frame. All but SDR therefore depend on the stems
     that are scored together; so does every median, because of the frames that silence takes out (see `BssEvalScores`).
 
+    An estimate that is silent throughout is scored all the same, so that no system gains by giving out silence: its SDR
+    and ISR need no filters (0 dB for zeros), SIR and SAR are not defined and NaN, and the other stems are scored as if
+    it were not there, against all references. museval refuses such a track.
+
     Args:
         references: True sources by stem, each (time, channel).
         estimates: What a separation gave, for the same stems and of the same shapes.
         sample_rate: Of both, in Hz.
         window_seconds: Length of a frame.
         hop_seconds: From one frame's start to the next.
-
-    An estimate that is silent throughout is scored all the same, so that no system gains by giving out silence: its SDR
-    and ISR need no filters (0 dB for zeros), SIR and SAR are not defined and NaN, and the other stems are scored as if
-    it were not there, against all references. museval refuses such a track.
 
     Returns:
         Scores with the stems in the order of `references`. Beyond some 150 dB they are rounding.
@@ -84,7 +84,7 @@ def bss_eval_streamed(
         stretches: Opens the track: pairs of references and estimates (source, time, channel), finite and of any length.
             No reference may be silent throughout: see `bss_eval`, of which all else holds here too.
         stems: Names of the sources.
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
         window_seconds: Length of a frame.
         hop_seconds: From one frame's start to the next.
 

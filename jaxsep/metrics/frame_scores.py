@@ -38,7 +38,7 @@ class BssEvalScores:
         condition: Of the filters' equations, estimated (1-norm); infinite where they are singular in float64, NaN where
             it is not known. Beyond some 1e12, as in lossy files, in which nothing is left above their bandwidth, what
             is next to nothing decides about ISR, SIR and SAR, in museval too. SDR needs no filters.
-        lost_frames: Of each stem, in how many frames its estimate is silent though every reference sounds; empty where
+        lost_frames: Frames of each stem whose estimate is silent though every reference sounds; empty where
             they are not counted.
     """
 

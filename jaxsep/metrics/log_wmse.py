@@ -32,7 +32,7 @@ def log_wmse(
         references: True sources (time, channel), or (source, time, channel) for one score per source.
         estimates: What a separation gave, of the same shape.
         mixture: What was separated, (time, channel), of the same length.
-        sample_rate: Of all, in Hz.
+        sample_rate: Sample rate of all waveforms in Hz.
 
     Returns:
         One score per source.

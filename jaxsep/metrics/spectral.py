@@ -4,6 +4,7 @@ Frames are transformed block by block, so that what is in memory beside the wave
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -63,7 +64,7 @@ def bleedless_and_fullness(reference: Track, estimate: Track, *, sample_rate: in
     Args:
         reference: A true source.
         estimate: What a separation gave, of the same shape.
-        sample_rate: Of both, in Hz. msst itself takes all tracks for such of 44.1 kHz.
+        sample_rate: Sample rate of both in Hz. msst itself takes all tracks for such of 44.1 kHz.
 
     Raises:
         AudioError: The shapes differ, nothing is there to score, or a value is not finite.
@@ -82,13 +83,13 @@ def bleedless_and_fullness(reference: Track, estimate: Track, *, sample_rate: in
 
 
 def _power(
-    waveform: Track, n_fft: int, hop: int, window_length: int, *, mode: str
+    waveform: Track, n_fft: int, hop: int, window_length: int, *, mode: Literal["reflect", "constant"]
 ) -> Iterator[Float[np.ndarray, "frame freq channel"]]:
     """Yields blocks of power spectra of centred frames with periodic Hann windows, as torch.stft's."""
     window = np.zeros(n_fft, waveform.dtype)
     start = (n_fft - window_length) // 2
     window[start : start + window_length] = np.hanning(window_length + 1)[:-1]
-    padded = np.pad(waveform, [(n_fft // 2, n_fft // 2), (0, 0)], mode=mode)  # type: ignore[call-overload]
+    padded = np.pad(waveform, [(n_fft // 2, n_fft // 2), (0, 0)], mode=mode)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=0)[::hop]
     for first in range(0, len(frames), _BLOCK):
         spectra = np.fft.rfft(frames[first : first + _BLOCK] * window, axis=2)

@@ -15,7 +15,8 @@ from jaxsep.dsp.wiener import (
     initial_estimates,
     spatial_model,
 )
-from jaxsep.models.domain import Magnitude, select
+from jaxsep.models.context import select
+from jaxsep.models.domain import Magnitude
 from jaxsep.models.whole_track import INPUT
 from jaxsep.separation.estimate import ChunkEstimates, Chunks, Weights, all_finite
 from jaxsep.typing import SourceMagnitude, Spectrogram, Variables

@@ -94,7 +94,7 @@ def log_wmse(estimates: BatchedSources, targets: BatchedSources, mixture: Wavefo
         estimates: What the model gives.
         targets: The true sources.
         mixture: What was separated, (batch, time, channel).
-        sample_rate: In Hz.
+        sample_rate: Sample rate in Hz.
     """
     length = targets.shape[-2]
     errors = _weighted_energy(estimates - targets, sample_rate) / length

@@ -9,6 +9,8 @@ import numpy as np
 from jaxsep.audio import AudioReader
 
 _PLANAR = {"float32": "fltp", "int16": "s16p", "int32": "s32p"}
+# By number of channels, in the words of FFmpeg, which name them in its own order and that of wav.
+LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
 
 def tones(frames: int, sample_rate: int = 44100, *, channels: int = 2, hz: float = 440.0) -> np.ndarray:
@@ -19,15 +21,13 @@ def tones(frames: int, sample_rate: int = 44100, *, channels: int = 2, hz: float
     return audio.astype(np.float32)
 
 
-def encode(
-    path: Path, codec: str, *waveforms: np.ndarray, sample_rate: int = 44100, channels: int = 2, video: bool = False
-) -> Path:
+def encode(path: Path, codec: str, *waveforms: np.ndarray, sample_rate: int = 44100, video: bool = False) -> Path:
     """Encodes waveforms (time, channel), float32 or integer, as the audio streams of one file."""
     with av.open(str(path), "w") as container:
         if video:
             pictures = container.add_stream("mpeg4", rate=10)
             pictures.width, pictures.height, pictures.pix_fmt = 32, 32, "yuv420p"
-        layout = {1: "mono", 2: "stereo"}[channels]
+        layout = LAYOUTS[waveforms[0].shape[1]]
         streams = [container.add_stream(codec, rate=sample_rate, layout=layout) for _ in waveforms]
         for stream, waveform in zip(streams, waveforms, strict=True):
             if _PLANAR[waveform.dtype.name] in [known.name for known in stream.codec_context.codec.audio_formats]:
@@ -39,8 +39,9 @@ def encode(
                 container.mux(pictures.encode(picture))
             container.mux(pictures.encode(None))
         for stream, waveform in zip(streams, waveforms, strict=True):
-            planar = _PLANAR[waveform.dtype.name]
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform.T), format=planar, layout=layout)
+            # Side by side: PyAV itself crashes on planes of eight channels.
+            packed = _PLANAR[waveform.dtype.name].removesuffix("p")
+            frame = av.AudioFrame.from_ndarray(waveform.reshape(1, -1), format=packed, layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
             # To the encoder's own sample format; integers keep their values, since none is made narrower.
             converter = av.AudioResampler(format=stream.format.name, layout=layout, rate=sample_rate)

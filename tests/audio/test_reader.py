@@ -131,9 +131,10 @@ def test_blocks_can_be_asked_for_again(tmp_path: Path) -> None:
 def test_mono_stays_mono(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "mono.wav", tones(1000, channels=1), 44100)
     assert read(tmp_path / "mono.wav").shape == (1000, 1)
-    assert read(
-        encode(tmp_path / "mono.mka", "flac", (tones(1000, channels=1) * 32768).astype(np.int16), channels=1)
-    ).shape == (1000, 1)
+    assert read(encode(tmp_path / "mono.mka", "flac", (tones(1000, channels=1) * 32768).astype(np.int16))).shape == (
+        1000,
+        1,
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from jaxsep.evaluation.evaluate import estimates_on_disk, evaluate
+from jaxsep.evaluation.scoring import Settings
+from jaxsep.evaluation.tracks import find_folders
+
 RATE = 4000
 
 
@@ -41,3 +45,17 @@ def two_tracks(folder: Path) -> dict[str, tuple[dict[str, np.ndarray], dict[str,
         write_track(folder, name, sources, estimates)
         made[name] = (sources, estimates)
     return made
+
+
+def score(folder: Path, output: str = "out", stems=None, **options):
+    """Scores est/ against true/ and returns the records by track, and what went wrong."""
+    tracks = find_folders(folder / "true")
+    system, source_set = estimates_on_disk(folder / "est", tracks, None, stems)
+    settings = Settings(stems=source_set, **options.pop("settings", {}))
+    records, failures = evaluate(tracks, [system], settings, folder / output, **options)
+    return {record["jaxsep"]["track"]: record for record in records}, failures
+
+
+def frames(record, stem: str, metric: str) -> list[float]:
+    (target,) = [target for target in record["targets"] if target["name"] == stem]
+    return [frame["metrics"][metric] for frame in target["frames"]]
