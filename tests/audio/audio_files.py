@@ -27,8 +27,8 @@ def encode(path: Path, codec: str, *waveforms: np.ndarray, sample_rate: int = 44
         if video:
             pictures = container.add_stream("mpeg4", rate=10)
             pictures.width, pictures.height, pictures.pix_fmt = 32, 32, "yuv420p"
-        layout = LAYOUTS[waveforms[0].shape[1]]
-        streams = [container.add_stream(codec, rate=sample_rate, layout=layout) for _ in waveforms]
+        layouts = [LAYOUTS[waveform.shape[1]] for waveform in waveforms]
+        streams = [container.add_stream(codec, rate=sample_rate, layout=layout) for layout in layouts]
         for stream, waveform in zip(streams, waveforms, strict=True):
             if _PLANAR[waveform.dtype.name] in [known.name for known in stream.codec_context.codec.audio_formats]:
                 stream.codec_context.format = _PLANAR[waveform.dtype.name]
@@ -38,7 +38,7 @@ def encode(path: Path, codec: str, *waveforms: np.ndarray, sample_rate: int = 44
                 picture.pts, picture.time_base = number, Fraction(1, 10)
                 container.mux(pictures.encode(picture))
             container.mux(pictures.encode(None))
-        for stream, waveform in zip(streams, waveforms, strict=True):
+        for stream, layout, waveform in zip(streams, layouts, waveforms, strict=True):
             # Side by side: PyAV itself crashes on planes of eight channels.
             packed = _PLANAR[waveform.dtype.name].removesuffix("p")
             frame = av.AudioFrame.from_ndarray(waveform.reshape(1, -1), format=packed, layout=layout)
