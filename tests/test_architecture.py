@@ -27,6 +27,7 @@ RANKS = {
     "recipe": 0.5,
     "environment": 0,
     "unfinished": 0,
+    "naming": 0.5,
     "dsp": 1,
     "audio": 1,
     "metrics": 1,

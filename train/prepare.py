@@ -4,9 +4,7 @@ What it writes is described in prepared.py.
 """
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -18,13 +16,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from jaxsep import unfinished
 from jaxsep.audio.reader import AudioReader
 from jaxsep.audio.resample import Resampler
 from jaxsep.cli.runtime import check_working_directory
 from jaxsep.cli.streams import console, forgive_lost_messages
 from jaxsep.environment import expand_home, open_standard_descriptors
 from jaxsep.errors import AudioError, ConfigError, JaxsepError, in_a_sentence
+from jaxsep.naming import new_files
 from train.config import DataConfig
 from train.levels import Levels, warn_of_levels
 from train.prepared import (
@@ -108,40 +106,26 @@ def prepare(
             if not isinstance(recording, FileRecording):
                 raise ConfigError(f"{data.root} is prepared already; name the folder of the audio files.")
             work.append((split, recording))
-    with ExitStack() as stack:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.changing_names:
-                temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-                stack.enter_context(unfinished.watched(temporary))
-            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+    with new_files([out], replaced=[out] if overwrite else [], error=AudioError) as (temporary,), ExitStack() as stack:
+        temporary.mkdir()
 
-            def write(numbered: tuple[int, tuple[Split, FileRecording]]) -> tuple[TrackEntry, Levels]:
-                number, (split, recording) = numbered
-                written = _write_track(
-                    recording, temporary / f"{number:05}.array_record", split, sample_rate, channels, dtype
-                )
-                progress(recording.name, len(work))
-                return written
-
-            pool = ThreadPoolExecutor(threads or os.cpu_count())
-            stack.callback(pool.shutdown, cancel_futures=True)
-            written = list(pool.map(write, enumerate(work)))
-            problems = Problems()
-            for error in (error for _, level in written for error in level.errors):
-                problems.add(error)
-            problems.refuse()
-            index = DatasetIndex(
-                sample_rate=sample_rate, channels=channels, tracks=tuple(entry for entry, _ in written)
+        def write(numbered: tuple[int, tuple[Split, FileRecording]]) -> tuple[TrackEntry, Levels]:
+            number, (split, recording) = numbered
+            written = _write_track(
+                recording, temporary / f"{number:05}.array_record", split, sample_rate, channels, dtype
             )
-            (temporary / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            temporary.chmod(0o755)
-            with unfinished.changing_names:
-                if out.exists():
-                    shutil.rmtree(out)
-                temporary.rename(out)
-        except OSError as error:
-            raise AudioError(f"'{out}' cannot be written: {error.strerror or error}.") from None
+            progress(recording.name, len(work))
+            return written
+
+        pool = ThreadPoolExecutor(threads or os.cpu_count())
+        stack.callback(pool.shutdown, cancel_futures=True)
+        written = list(pool.map(write, enumerate(work)))
+        problems = Problems()
+        for error in (error for _, level in written for error in level.errors):
+            problems.add(error)
+        problems.refuse()
+        index = DatasetIndex(sample_rate=sample_rate, channels=channels, tracks=tuple(entry for entry, _ in written))
+        (temporary / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
     levels = [level for _, level in written]
     return index, warn_of_lengths([recording for _, recording in work]) + warn_of_levels(levels, "throughout")
 

@@ -5,7 +5,6 @@ What can be written how is in formats.py. No resampling, no jax.
 
 import math
 import os
-import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,11 +19,11 @@ from jaxtyping import Float32
 from jaxsep import unfinished
 from jaxsep.audio.channel_order import to_vorbis
 from jaxsep.audio.formats import BYTES_PER_SAMPLE, MAX_WAV_DATA_BYTES, check_output, choose_subtype, compression
-from jaxsep.audio.naming import give_names
 from jaxsep.audio.output_file import OutputFile
 from jaxsep.audio.reader import probe
 from jaxsep.audio.tags import clean_tags
 from jaxsep.errors import AudioError, ConfigError
+from jaxsep.naming import give_names, temporary_path, told_of_other_names
 
 _SCALE_BITS = {"PCM_16": 16, "PCM_24": 24}
 # Samples quantised at a time: what stays in a core's cache.
@@ -96,7 +95,7 @@ class AudioWriter:
         self._format = format
         self._subtype = choose_subtype(format, subtype, subtype)
         self._order = to_vorbis(channels) if self._subtype == "VORBIS" else None
-        self._temporary = self.path.with_name(_temporary_name(self.path.name))
+        self._temporary = temporary_path(self.path)
         try:
             with unfinished.changing_names:
                 parents = self.path.absolute().parents
@@ -308,24 +307,16 @@ def close_together(writers: Sequence[AudioWriter]) -> None:
         writer.finish()
     if not open_ones:
         return
+    final, replaced = [writer.path for writer in open_ones], [writer._replace for writer in open_ones]
     with unfinished.changing_names:
         try:
-            names = give_names(
-                [writer._temporary for writer in open_ones],
-                [writer.path for writer in open_ones],
-                [writer._replace for writer in open_ones],
-            )
+            names = give_names([writer._temporary for writer in open_ones], final, replaced)
         except OSError as error:
             open_ones[0]._fail(str(error.strerror))
         for writer in open_ones:
             writer._has_its_name()
-    if names != [writer.path for writer in open_ones]:
-        taken = [str(writer.path) for writer in open_ones if writer.path.exists()] or [str(open_ones[0].path)]
-        kept = ", ".join(f"'{name}'" for name in names)
-        raise AudioError(
-            f"'{taken[0]}' came to exist while it was being written, and was not replaced; what was made is kept as "
-            f"{kept}."
-        )
+    if sentence := told_of_other_names(final, names, replaced):
+        raise AudioError(sentence)
 
 
 def _refuse_what_cannot_be_replaced(path: Path) -> None:
@@ -340,8 +331,3 @@ def _refuse_what_cannot_be_replaced(path: Path) -> None:
         raise AudioError(f"{str(path)!r} is not a file name: {error}.") from None
     if not stat.S_ISREG(mode):
         raise AudioError(f"{path} exists and is not a regular file; choose another name.")
-
-
-def _temporary_name(name: str) -> str:
-    # File names end at 255 bytes on most file systems, and a character has up to four.
-    return f".{name[:48]}.{secrets.token_hex(4)}.part"

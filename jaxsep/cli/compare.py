@@ -67,7 +67,7 @@ def speed(
         tell=lambda line: print(line, flush=True),
     )
     text = to_markdown(report)
-    write_report(output, "speed", report, text)
+    write_report(output, "speed", report, text, overwrite=overwrite)
     print(text)
 
 
@@ -154,7 +154,7 @@ def parity(
     head = {"model": model, "family": ", ".join(families), "sha256": loaded.sha256, "with": other}
     report = {**circumstances(TWIN_PACKAGES), **head, **measured}
     text = to_markdown(report)
-    write_report(output, "parity", report, text)
+    write_report(output, "parity", report, text, overwrite=overwrite)
     print(text)
     for sentence in report["exceeded"]:
         print(f"jaxsep: {sentence}", file=sys.stderr)
@@ -178,10 +178,11 @@ def study(
     require_matplotlib()
     start_jax()
     from jaxsep.compare.study import run_study
-    from jaxsep.compare.study_report import to_markdown, write_study
+    from jaxsep.compare.study_report import REPORTS, to_markdown, write_study
 
+    replaced = [path for path in (output / name for name in REPORTS) if path.exists()]
     runs, known = run_study(chosen, output, tell=lambda line: print(line, flush=True))
-    summary, files = write_study(chosen, runs, known, output)
+    summary, files = write_study(chosen, runs, known, output, replaced=replaced)
     print(to_markdown(summary))
     print(f"{files[-1]} has it with pictures.")
     reasons = list(dict.fromkeys(run["refused"] for run in runs if "refused" in run))

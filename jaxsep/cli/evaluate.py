@@ -173,7 +173,7 @@ def evaluate(
     from jaxsep.evaluation.evaluate import baseline
     from jaxsep.evaluation.evaluate import evaluate as run
     from jaxsep.evaluation.joined import read_groups, read_scores
-    from jaxsep.evaluation.report import check_replaceable, make_report, write_reports
+    from jaxsep.evaluation.report import check_replaceable, make_report, report_paths, write_reports
     from jaxsep.evaluation.scoring import ALL_METRICS, Settings
     from jaxsep.evaluation.tracks import find_folders, find_musdb
 
@@ -202,6 +202,7 @@ def evaluate(
     )
     if not overwrite:
         check_replaceable(output)
+    replaced = [path for path in report_paths(output) if overwrite or path.exists()]
     names = [system.name for system in (*systems, *others)]
     song_names = [song.name for song in songs]
     joined = [] if join is None else read_scores(join, names, song_names, source_set)
@@ -218,7 +219,7 @@ def evaluate(
         show.end()
     if records:
         report = make_report(records, joined=joined, groups=by_group, lower_is_better=lower)
-        files = write_reports(report, output)
+        files = write_reports(report, output, replaced=replaced)
         if not quiet:
             _print(report, output, files[-1])
     return SOME_TRACK_FAILED if failures else 0

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from jaxsep import unfinished
-from jaxsep.errors import AudioError, ConfigError, JaxsepError
+from jaxsep.errors import AudioError, ConfigError
+from jaxsep.naming import new_files
 
 KINDS = "waveforms,spectrograms,masks,sdr"
 
@@ -64,16 +64,10 @@ def plot(
             raise ConfigError(f"'{path}' exists; use --overwrite to replace it.")
     require_matplotlib()
     waveforms = _read(mixture, estimates, truth, offset, duration)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for kind, path in paths.items():
-            figure = make_plot(kind, *waveforms)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-            with unfinished.watched(temporary):
-                figure.savefig(temporary, format=format.value, dpi=120)
-                temporary.replace(path)
-    except OSError as error:
-        raise JaxsepError(f"The pictures cannot be written to '{output}': {error.strerror}.") from None
+    pictures = list(paths.values())
+    with new_files(pictures, replaced=pictures if overwrite else []) as temporary:
+        for kind, path in zip(paths, temporary, strict=True):
+            make_plot(kind, *waveforms).savefig(path, format=format.value, dpi=120)
     print(f"{', '.join(path.name for path in paths.values())} are in {output}")
 
 

@@ -294,6 +294,7 @@ def separate(
         jobs = plan(found, output, spec, config)
         if report is not None:
             check_report_path(report, jobs)
+        replaces_report = report is not None and (overwrite or report.exists())
         separator = load_separator(
             # A run that is still going on may have another best checkpoint by now.
             weights if is_saved_state(weights) else model,
@@ -307,7 +308,7 @@ def separate(
         results = run_all(jobs, separator, config, quiet)
         seconds = time.perf_counter() - started
     if report is not None:
-        write_report(report, make_report(results, separator, config, compilation))
+        write_report(report, make_report(results, separator, config, compilation), replace=replaces_report)
     if not quiet and (summary := summarise(results, separator.device, output, seconds)):
         print(summary)
     return SOME_INPUT_FAILED if any(result["status"] == "failed" for result in results) else 0

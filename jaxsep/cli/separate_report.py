@@ -1,13 +1,12 @@
 """What a run of `jaxsep separate` tells: of each input, in its last line, and in the report. Runs nothing."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxsep import unfinished
 from jaxsep.environment import peak_memory_bytes, processor, versions
 from jaxsep.errors import ConfigError, SeparationError
+from jaxsep.naming import new_files, temporary_path
 
 if TYPE_CHECKING:
     import jax
@@ -112,7 +111,7 @@ def check_report_path(path: Path, jobs: list["Job"]) -> None:
                 raise ConfigError(f"The report would replace '{other}'; give it another name.")
     if path.exists() and not path.is_file():
         raise ConfigError(f"'{path}' is not a regular file and will not be replaced by the report.")
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
@@ -121,21 +120,16 @@ def check_report_path(path: Path, jobs: list["Job"]) -> None:
         raise ConfigError(f"The report '{path}' cannot be written: {error.strerror}.") from None
 
 
-def write_report(path: Path, report: dict[str, Any]) -> None:
+def write_report(path: Path, report: dict[str, Any], *, replace: bool) -> None:
     """Writes a report as JSON, under its name only when it is complete.
 
+    Args:
+        path: Its file.
+        report: What `make_report` returned.
+        replace: Whether a file that has its name by now goes.
+
     Raises:
-        SeparationError: The disk does not take it.
+        SeparationError: The disk does not take it, or it has another name, since a file with its name came to exist.
     """
-    temporary = _temporary(path)
-    try:
-        with unfinished.watched(temporary):
-            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-            temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SeparationError(f"The report '{path}' cannot be written: {error.strerror}.") from None
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name[:48]}.{os.getpid()}.part")
+    with new_files([path], replaced=[path] if replace else [], error=SeparationError) as (temporary,):
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxsep.compare.frameworks import processors
 from jaxsep.environment import processor, versions
+from jaxsep.naming import new_files
 
 
 def circumstances(packages: Iterable[str] = ()) -> dict[str, Any]:
@@ -33,18 +34,21 @@ def circumstances(packages: Iterable[str] = ()) -> dict[str, Any]:
     }
 
 
-def write_report(folder: Path, name: str, report: dict[str, Any], text: str) -> None:
-    """Writes NAME.json and NAME.md under other names, and renames them when they are complete.
+def write_report(folder: Path, name: str, report: dict[str, Any], text: str, *, overwrite: bool) -> None:
+    """Writes NAME.json and NAME.md, which get their names when both are complete.
 
     Args:
         folder: Where; made if need be.
         name: Of both files.
         report: For JSON, without numbers that are not finite.
         text: Markdown.
+        overwrite: Whether reports that have these names by then go.
+
+    Raises:
+        JaxsepError: The disk does not take them, or they have other names, since a file with their name came to exist.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     encoded = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    for file, content in ((f"{name}.json", encoded), (f"{name}.md", text)):
-        unfinished = folder / f"{file}.tmp"
-        unfinished.write_text(content, encoding="utf-8")
-        unfinished.rename(folder / file)
+    paths = [folder / f"{name}.json", folder / f"{name}.md"]
+    with new_files(paths, replaced=paths if overwrite else []) as temporary:
+        for path, content in zip(temporary, (encoded, text), strict=True):
+            path.write_text(content, encoding="utf-8")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxsep import unfinished
 from jaxsep.compare import load, study_leg
 from jaxsep.compare.frameworks import processors
 from jaxsep.compare.legs import run_leg
@@ -22,6 +21,7 @@ from jaxsep.compare.study_config import StudyConfig
 from jaxsep.compare.study_data import Songs, check_songs, prepare_songs
 from jaxsep.compare.study_leg import StudyLeg
 from jaxsep.errors import ConfigError
+from jaxsep.naming import new_files
 
 RULES = (
     "For each seed, all frameworks start from the same weights, drawn by our module, and learn from the same batches "
@@ -199,7 +199,6 @@ def _alone(workdir: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished.watched(path.with_name(f".{path.name}.part")) as part:
+    # The lock on the folder keeps others out.
+    with new_files([path], replaced=[path]) as (part,):
         part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from jaxsep import unfinished
 from jaxsep.compare.study_config import StudyConfig
 from jaxsep.errors import AudioError, ConfigError, nearest
 from jaxsep.evaluation.tracks import TrueTrack, describe, find_folders, summed
+from jaxsep.naming import new_files
 
 # Of synthetic songs: how many, and how long.
 _SYNTHETIC, _SYNTHETIC_SECONDS = 5, 12
@@ -122,13 +122,11 @@ def prepare_songs(config: StudyConfig, folder: Path) -> Songs:
             spans.append((name, start, start + sources.shape[1]))
         samples = np.concatenate([sources for _, sources in found], axis=1)
         digest = hashlib.sha256(samples.tobytes()).hexdigest()
-        with unfinished.watched(folder / f".{_STORE}.part") as part:
-            with part.open("wb") as file:
+        paths = [folder / _STORE, folder / _INDEX]
+        with new_files(paths, replaced=paths) as (store, index):
+            with store.open("wb") as file:
                 np.save(file, samples)
-            part.replace(folder / _STORE)
-        with unfinished.watched(folder / f".{_INDEX}.part") as part:
-            part.write_text(json.dumps({"songs": spans, "sha256": digest}), encoding="utf-8")
-            part.replace(folder / _INDEX)
+            index.write_text(json.dumps({"songs": spans, "sha256": digest}), encoding="utf-8")
     return Songs(folder, config)
 
 

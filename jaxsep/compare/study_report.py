@@ -7,14 +7,13 @@ import html
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsep import unfinished
 from jaxsep.compare import load
 from jaxsep.compare.equivalence import LEVEL_P, equivalence
 from jaxsep.compare.study import RULES
@@ -24,6 +23,7 @@ from jaxsep.evaluation.page import html_page
 from jaxsep.evaluation.report import to_csv
 from jaxsep.evaluation.tables import Table, as_html, as_markdown
 from jaxsep.metrics.frame_scores import METRICS
+from jaxsep.naming import new_files
 
 REPORTS = ("study.json", "study.md", "runs.csv", "losses.csv", "losses.png", "differences.png", "report.html")
 
@@ -322,12 +322,27 @@ def _inline(svg: str) -> str:
 
 
 def write_study(
-    config: StudyConfig, runs: Sequence[dict[str, Any]], known: dict[str, Any], workdir: Path
+    config: StudyConfig,
+    runs: Sequence[dict[str, Any]],
+    known: dict[str, Any],
+    workdir: Path,
+    *,
+    replaced: Collection[Path] = (),
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Writes all reports, each under its name when it is complete; those of the study's earlier runs are replaced.
+    """Writes all reports, which get their names when they are complete.
+
+    Args:
+        config: What was studied.
+        runs: What came of each run.
+        known: What is known of the network and the machine.
+        workdir: The study's folder.
+        replaced: Reports that are replaced if they are there by then: those of earlier runs.
 
     Returns:
         The summary, and the files.
+
+    Raises:
+        JaxsepError: The disk does not take them, or one that is not to be replaced came to exist.
     """
     summary = summarize(config, runs, known)
     made = [run for run in runs if "refused" not in run]
@@ -347,10 +362,10 @@ def write_study(
         **{f"{name}.png": _saved(figure, "png") for name, figure in pictures.items()},
         "report.html": _page(summary, {name: _saved(figure, "svg").decode() for name, figure in pictures.items()}),
     }
-    for name, content in contents.items():
-        with unfinished.watched(workdir / f".{name}.part") as part:
-            part.write_bytes(content.encode() if isinstance(content, str) else content)
-            part.replace(workdir / name)
+    paths = {workdir / name: content for name, content in contents.items()}
+    with new_files(list(paths), replaced=replaced) as temporary:
+        for path, content in zip(temporary, paths.values(), strict=True):
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
     return summary, [workdir / name for name in REPORTS]
 
 

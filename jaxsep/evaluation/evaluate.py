@@ -161,7 +161,9 @@ def evaluate(
         for system in systems
         for track in tracks
     ]
-    pending = [job for job in planned if not _is_done(job, overwrite)]
+    pending = [
+        replace(job, replaces=overwrite or job.output.exists()) for job in planned if not _is_done(job, overwrite)
+    ]
     failures = []
     if MUSEVAL in settings.metrics and pending:
         require_museval()  # before anything is separated

@@ -6,14 +6,13 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxsep import unfinished
 from jaxsep.environment import processor, versions
-from jaxsep.errors import ConfigError, JaxsepError
+from jaxsep.errors import ConfigError
 from jaxsep.evaluation.aggregates import ALL_STEMS, Aggregate, TrackScore, aggregate, remarks, track_scores, warnings
 from jaxsep.evaluation.systems import (
     Difference,
@@ -32,6 +31,7 @@ from jaxsep.evaluation.tables import (
     difference_tables,
     group_tables,
 )
+from jaxsep.naming import new_files
 
 EXPLANATION = (
     "Frames are aggregated first, then tracks: 'median of medians' is that of SiSEC18, the others may be decibels off. "
@@ -124,13 +124,22 @@ def make_report(
     return Report(data, scores, rows, comparison, paired, by_group)
 
 
+def report_paths(directory: Path) -> list[Path]:
+    """Returns the files of reports in a directory.
+
+    Args:
+        directory: Which.
+    """
+    return [directory / name for name in REPORTS]
+
+
 def check_replaceable(directory: Path) -> None:
     """Refuses a directory in which reports would replace what is none of ours.
 
     Raises:
         ConfigError: There is a file of a report's name, and no scores.json that was written with it.
     """
-    taken = [directory / name for name in REPORTS if os.path.lexists(directory / name)]
+    taken = [path for path in report_paths(directory) if os.path.lexists(path)]
     if not taken:
         return
     try:
@@ -141,18 +150,20 @@ def check_replaceable(directory: Path) -> None:
     raise ConfigError(f"'{taken[0]}' exists and is no report of jaxsep's; give another --output, or --overwrite.")
 
 
-def write_reports(report: Report, directory: Path) -> list[Path]:
-    """Writes the report in all its forms; each file has its name when it is complete.
+def write_reports(report: Report, directory: Path, *, replaced: Collection[Path] = ()) -> list[Path]:
+    """Writes the report in all its forms; all files get their names when they are complete.
 
     Args:
         report: What `make_report` gave.
         directory: Where they go.
+        replaced: Files that are replaced if they are there by then.
 
     Returns:
         The files, those of `REPORTS`; what there is nothing of is an empty file.
 
     Raises:
-        JaxsepError: The disk does not take them.
+        JaxsepError: The disk does not take them, or they have other names, since one that is not to be replaced came to
+            exist.
     """
     from jaxsep.evaluation.page import make_page
 
@@ -167,9 +178,11 @@ def write_reports(report: Report, directory: Path) -> list[Path]:
         "\n".join(as_latex(table) for table in comparison_tables(report.comparison)),
         make_page(report),
     )
-    for name, text in zip(REPORTS, texts, strict=True):
-        _write(directory / name, text)
-    return [directory / name for name in REPORTS]
+    paths = report_paths(directory)
+    with new_files(paths, replaced=replaced) as temporary:
+        for path, text in zip(temporary, texts, strict=True):
+            path.write_text(text, encoding="utf-8")
+    return paths
 
 
 def markdown(report: Report) -> str:
@@ -217,14 +230,3 @@ def _for_json(row: dict[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.watched(temporary):
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise JaxsepError(f"'{path}' cannot be written: {error.strerror}.") from None

@@ -17,7 +17,6 @@ import numpy as np
 import pydantic
 from jaxtyping import Float
 
-from jaxsep import unfinished
 from jaxsep.config import Config
 from jaxsep.errors import AudioError, JaxsepError
 from jaxsep.evaluation.baselines import (
@@ -32,6 +31,7 @@ from jaxsep.metrics.bss_eval import bss_eval, bss_eval_streamed
 from jaxsep.metrics.frame_scores import METRICS, BssEvalScores, are_silent
 from jaxsep.metrics.museval_wrapper import museval_scores
 from jaxsep.metrics.sdr import TrackSums
+from jaxsep.naming import new_files
 from jaxsep.version import __version__
 
 BSS_EVAL, MUSEVAL = "bss-eval", "museval"
@@ -95,6 +95,7 @@ class ScoringJob:
         settings: What is scored, and how.
         provenance: Of the estimates, to be recorded.
         output: The record's file.
+        replaces: Whether a record that has its name by the time that this one is complete goes.
     """
 
     track: TrueTrack
@@ -103,6 +104,7 @@ class ScoringJob:
     settings: Settings
     provenance: Mapping[str, Any]
     output: Path
+    replaces: bool = False
 
     def inputs(self) -> dict[str, list[int]]:
         """Returns the files that the record depends on, each with its size and time of change."""
@@ -129,7 +131,9 @@ def score_track(job: ScoringJob) -> JaxsepError | None:
     """
     try:
         record = _score(job)
-        _write(job.output, record)
+        with new_files([job.output], replaced=[job.output] if job.replaces else []) as (temporary,):
+            # NaN is no JSON, but what museval writes and reads.
+            temporary.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n", encoding="utf-8")
     except JaxsepError as error:
         return type(error)(f"The track '{job.track.name}' ({job.system}) cannot be scored: {error}")
     except OSError as error:
@@ -349,12 +353,3 @@ def _targets(scores: BssEvalScores) -> list[dict[str, Any]]:
         }
         for stem in scores.stems
     ]
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:48]}.{os.getpid()}.part")
-    with unfinished.watched(temporary):
-        # NaN is no JSON, but what museval writes and reads.
-        temporary.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n", encoding="utf-8")
-        temporary.replace(path)

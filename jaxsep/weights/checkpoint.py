@@ -23,6 +23,7 @@ from jaxsep import unfinished
 from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.models.ensemble import EnsembleSpec
 from jaxsep.models.spec import ModelSpec
+from jaxsep.naming import finish
 from jaxsep.typing import Variables
 from jaxsep.weights import runs
 from jaxsep.weights.tree import expected_shapes, flatten, mismatches, unflatten
@@ -284,26 +285,11 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
         temporary = workplace / path.name
         with unfinished.watched(workplace):
             yield temporary
-            with unfinished.changing_names:
-                _put_in_place(temporary, path)
+            finish([temporary], [path], [overwrite], CheckpointError)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
-
-
-def _put_in_place(temporary: Path, path: Path) -> None:
-    if not path.is_dir():
-        temporary.replace(path)
-        return
-    # A folder cannot be renamed onto another: the old one steps aside, and back if that fails.
-    aside = temporary.with_name("replaced")
-    path.rename(aside)
-    try:
-        temporary.rename(path)
-    except OSError:
-        aside.rename(path)
-        raise
 
 
 @contextmanager

@@ -18,8 +18,10 @@ from jaxsep.compare.other_stems import StemsFolder
 from jaxsep.compare.parity import Errors, compare_stems, compare_weights
 from jaxsep.compare.reference import jansson
 from jaxsep.compare.reference import unet as reference
+from jaxsep.compare.reports import write_report
 from jaxsep.compare.sides import default_threshold_db
 from jaxsep.dsp.stft import STFTConfig
+from jaxsep.errors import JaxsepError
 from jaxsep.models.cutting import whole_frames, whole_outputs
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.separator import Separator
@@ -368,3 +370,14 @@ def test_a_procedure_with_more_than_chunks_is_compared_as_it_separates(models, p
     done, report = parity(tmp_path / "more.safetensors", "--with", tmp_path / "theirs", tmp_path / "song.wav")
     # The files hold what a Separator gave: the same float32 operations, in one piece.
     assert done.exit_code == 0 and max(row["difference_db"] or -999 for row in report["tracks"][0]["stems"]) < -100
+
+
+def test_a_report_does_not_replace_one_that_came_to_exist(tmp_path):
+    write_report(tmp_path, "parity", {"of": "another run"}, "theirs", overwrite=False)
+    with pytest.raises(
+        JaxsepError, match=r"parity\.json' came to exist.*kept as '.*parity\.2\.json', '.*parity\.2\.md'"
+    ):
+        write_report(tmp_path, "parity", {}, "ours", overwrite=False)
+    assert (tmp_path / "parity.md").read_text() == "theirs" and (tmp_path / "parity.2.md").read_text() == "ours"
+    write_report(tmp_path, "parity", {}, "ours", overwrite=True)
+    assert (tmp_path / "parity.md").read_text() == "ours"

@@ -141,5 +141,5 @@ def test_no_records_make_an_empty_table_and_a_full_disk_is_one_sentence(tmp_path
     assert "| system | metric | stem | tracks |" in markdown(make_report([]))
     (tmp_path / "scores.json").mkdir()
     with pytest.raises(JaxsepError, match=r"scores.json' cannot be written"):
-        write_reports(make_report([]), tmp_path)
+        write_reports(make_report([]), tmp_path, replaced=[tmp_path / "scores.json"])
     assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]

@@ -133,6 +133,19 @@ def test_what_is_there_is_replaced_only_where_asked_and_only_if_prepared(folders
     assert sorted(os.listdir(tmp_path)) == ["folders", "out"]
 
 
+def test_a_folder_that_came_to_exist_while_tracks_were_prepared_is_not_replaced(folders, tmp_path) -> None:
+    out = tmp_path / "out"
+
+    def somebody(*_: object) -> None:
+        out.mkdir(exist_ok=True)
+        (out / "theirs").touch()
+
+    with pytest.raises(AudioError, match=r"out' came to exist.*kept as '.*out\.2'"):
+        prepare(data(folders), out, progress=somebody)
+    assert os.listdir(out) == ["theirs"] and (tmp_path / "out.2/dataset.json").is_file()
+    assert sorted(os.listdir(tmp_path)) == ["folders", "out", "out.2"]
+
+
 def test_a_file_that_cannot_be_decoded_leaves_nothing_behind(folders, tmp_path) -> None:
     path = folders / "train/second/bass.wav"
     content = bytearray(path.read_bytes())

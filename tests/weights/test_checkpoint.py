@@ -17,7 +17,14 @@ import safetensors.numpy
 from weights.small_models import CONFIG, assert_same_variables, small_spec, small_variables
 
 from jaxsep.errors import CheckpointError
-from jaxsep.weights.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, read_spec, save_checkpoint
+from jaxsep.weights.checkpoint import (
+    Checkpoint,
+    is_checkpoint,
+    load_checkpoint,
+    read_spec,
+    replacing,
+    save_checkpoint,
+)
 
 FORMATS = ["model.safetensors", "model"]
 
@@ -347,3 +354,16 @@ def test_loaded_leaves_are_used_by_a_cpu_without_a_copy(dtype, tmp_path):
         assert not leaf.flags.writeable  # or JAX's array could change under its feet
         on_device = jax.device_put(leaf, jax.devices("cpu")[0])
         assert on_device.unsafe_buffer_pointer() == leaf.ctypes.data
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_came_to_exist_during_a_save_is_not_replaced(tmp_path, name, kind):
+    made = tmp_path / "place" / name
+    with pytest.raises(CheckpointError, match=r"came to exist.*kept as '.*\.2"):
+        with replacing(made, False) as temporary:
+            temporary.mkdir() if kind == "folder" else temporary.write_text("ours")
+            made.write_text("somebody's")
+    assert made.read_text() == "somebody's"
+    (kept,) = set(made.parent.iterdir()) - {made}
+    assert kept.is_dir() == (kind == "folder")
