@@ -2,8 +2,9 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 _ID3V1_BYTES = 128
@@ -13,6 +14,8 @@ _LYRICS_END = b"LYRICS200"
 _LYRICS_OLD_END = b"LYRICSEND"
 # The first version of Lyrics3 holds at most this much text, and does not say how much.
 _LYRICS_OLD_BYTES = 5100 + len(b"LYRICSBEGIN") + len(_LYRICS_OLD_END)
+# Zeros behind the samples are padding of a disk's sectors up to this size, and a recorder's empty space beyond it.
+_MOST_PADDING = 1 << 16
 
 
 class FilePart(io.RawIOBase):
@@ -21,14 +24,18 @@ class FilePart(io.RawIOBase):
     Both decoders read through it. It has no name, which FFmpeg could take for a protocol.
     """
 
-    def __init__(self, path: Path, ranges: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, path: Path, ranges: Sequence[tuple[int, int]], mended: Mapping[int, bytes] = MappingProxyType({})
+    ) -> None:
         """Opens the file.
 
         Args:
             path: The file.
             ranges: First byte of each stretch, and the byte behind its last.
+            mended: What is read in the place of what the file holds, by the byte at which it begins.
         """
         self._file = io.FileIO(path)
+        self._mended = mended
         self._ranges = tuple(ranges)
         self._size = sum(end - start for start, end in self._ranges)
         self._position = 0
@@ -63,11 +70,18 @@ class FilePart(io.RawIOBase):
                 self._file.seek(start + inside)
                 wanted = view[filled : filled + (end - start - inside)]
                 count = self._file.readinto(wanted) or 0
+                self._mend(wanted[:count], start + inside)
                 filled += count
                 self._position += count
                 if count < len(wanted):
                     break
         return filled
+
+    def _mend(self, read: memoryview, start: int) -> None:
+        for place, content in self._mended.items():
+            first, last = max(place, start), min(place + len(content), start + len(read))
+            if first < last:
+                read[first - start : last - start] = content[first - place : last - place]
 
     def close(self) -> None:
         """Gives the file back. Can be called again."""
@@ -104,6 +118,22 @@ def start_of_trailing_tags(file: BinaryIO) -> int:
         if before == end:
             return end
         end = before
+
+
+def is_padding_or_tag(file: BinaryIO, position: int, end: int) -> bool:
+    """Whether what lies at a byte, behind the samples, is the end, padding or a tag: no samples.
+
+    Args:
+        file: Open at any place.
+        position: The byte.
+        end: Byte at which the file ends.
+    """
+    rest = end - position
+    if rest < 4:
+        return True
+    file.seek(position)
+    head = file.read(min(rest, _MOST_PADDING + 1))
+    return head[:3] == b"ID3" or (len(head) <= _MOST_PADDING and not any(head))
 
 
 def _size_of_last_tag(file: BinaryIO, end: int) -> int:

@@ -4,6 +4,7 @@ Which decoder a file gets is in decoders.py.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxsep.audio.channel_order import from_vorbis
 from jaxsep.audio.extent import FilePart, end_of_leading_tags, start_of_trailing_tags
 from jaxsep.audio.info import AudioInfo
 from jaxsep.audio.riff import SampleBytes, find_samples
+from jaxsep.audio.stated_sizes import find_stated_size
 from jaxsep.audio.tags import clean_tags
 
 # Codings whose samples can be read without a header, by the size of a sample.
@@ -59,14 +61,20 @@ class LibsndfileDecoder:
             start, end = end_of_leading_tags(file), start_of_trailing_tags(file)
             samples = find_samples(file, start, end)
             size = file.seek(0, 2)
-        # Without a name, which need not be valid in any encoding; libsndfile guesses nothing from its ending.
+            # Without a name, which need not be valid in any encoding; libsndfile guesses nothing from its ending.
+            stated = find_stated_size(file, start, end)
         if samples is not None and len(samples.ranges) > 1:
             size = samples.ranges[0][1]  # of several chunks of samples libsndfile refuses the second
-        self._open(FilePart(path, [(start, size)]))
+        end, mended = (size, {}) if stated is None else (stated.end, {stated.place: stated.content})
+        self._part_again = partial(FilePart, path, [(start, end)], mended)
+        self._open(self._part_again())
         self.tags = clean_tags(self._file.copy_metadata())
         if samples is not None and not samples.as_stated:
             self._read_past_the_header(path, samples)
         frames, rate = self._file.frames, self._file.samplerate
+        if stated is not None and stated.stated is not None and stated.goes_on:
+            seconds = frames / rate
+            self.warning = _told_of_more(path, seconds * stated.stated / (stated.last - stated.first), seconds)
         self.info = AudioInfo(
             path=path,
             sample_rate=rate,
@@ -85,7 +93,13 @@ class LibsndfileDecoder:
 
     def chunks(self, start: int, length: int) -> Iterator[np.ndarray]:
         """Yields float32 (time, channel) from frame `start` to the end, `length` frames at a time."""
-        self._file.seek(start)
+        if self._file.seekable():
+            self._file.seek(start)
+        else:  # a coding of which the whole way is to be decoded
+            self.close()
+            self._open(self._part_again())
+            while start and (skipped := len(self._file.read(min(start, length)))):
+                start -= skipped
         while len(chunk := self._file.read(length, dtype="float32", always_2d=True)):
             yield chunk if self._order is None else chunk[:, self._order]
 
@@ -127,7 +141,11 @@ class LibsndfileDecoder:
             endian="LITTLE" if little else "BIG",
         )
         if stated is not None:
-            self.warning = (
-                f"The header of {path} promises {stated / size / rate:.3f} s, but its samples go on, and all "
-                f"{samples.size // size / rate:.3f} s of them were read."
-            )
+            self.warning = _told_of_more(path, stated / size / rate, samples.size // size / rate)
+
+
+def _told_of_more(path: Path, stated_seconds: float, seconds: float) -> str:
+    return (
+        f"The header of {path} promises {stated_seconds:.3f} s, but its samples go on, and all {seconds:.3f} s of them "
+        "were read."
+    )

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 
 from jaxsep.audio.decoders import AudioInfo, FFmpegDecoder, open_decoder
 from jaxsep.audio.extent import end_of_leading_tags, start_of_trailing_tags
+from jaxsep.audio.stated_sizes import find_stated_size
 from jaxsep.errors import AudioError
 
 # Edit lists are rounded to milliseconds and encoder delays reach 0.1 s, so a stated duration is only this exact.
@@ -253,8 +254,11 @@ def _cut_by_its_own_account(path: Path) -> str:
             # chunk of an odd size may lack the byte that pads it.
             if size + 1 < promised < 0x7FFF0000:
                 return f"its header promises {promised} bytes, and it has {size}"
+        end = start_of_trailing_tags(file)
+        sized = find_stated_size(file, start, end)
+        if sized is not None and sized.stated is not None and size < (promised := sized.first + sized.stated):
+            return f"its header promises {promised} bytes, and it has {size}"
         if head[:4] == b"OggS":
-            end = start_of_trailing_tags(file)
             file.seek(max(0, end - 65536))  # longer than the longest page
             tail = file.read(min(end, 65536))
             page = tail.rfind(b"OggS")

@@ -1,14 +1,17 @@
-"""Where the samples of wav and aiff files lie, when the sizes in their headers cannot be true. Decodes nothing."""
+"""Where the samples of wav and aiff files lie, when the sizes in their headers cannot be true. Decodes nothing.
+
+The sizes of W64, CAF and AU files are in stated_sizes.py.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
+from jaxsep.audio.extent import is_padding_or_tag
+
 # Sizes of 32 bits that programs write who do not know the size: of pipes, or beyond 4 GiB.
 _NO_SIZE = 0x7FFF0000
 _WRAPS_AT = 1 << 32
-# Zeros behind the samples are padding of a disk's sectors up to this size, and a recorder's empty space beyond it.
-_MOST_PADDING = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,7 @@ class _Walk:
 
     def _can_follow(self, position: int) -> bool:
         """Whether what lies at a byte is the end, padding, a chunk, or a tag: no samples."""
-        rest = self._end - position
-        if rest < 4:
-            return True
-        self._file.seek(position)
-        head = self._file.read(min(rest, _MOST_PADDING + 1))
-        if head[:3] == b"ID3" or (len(head) <= _MOST_PADDING and not any(head)):
+        if is_padding_or_tag(self._file, position, self._end):
             return True
         return self._is_chunk(position) or (position % 2 == 1 and self._is_chunk(position + 1))
 
