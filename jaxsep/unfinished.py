@@ -1,13 +1,17 @@
 """What a process is writing under temporary names, so that it can be taken away when the process is told to end.
 
-Nothing is written here. Only the command line ends processes; in a library, exceptions clean up.
+Only the command line ends processes; in a library, exceptions clean up. How what is finished gets its name is in
+naming.py.
 """
 
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from jaxsep.errors import ConfigError
 
 # Held where temporary names are made and where they become final ones: of several files that get their names together,
 # all do or none. Whoever takes it to end the process never gives it back.
@@ -40,6 +44,25 @@ def watched(path: Path) -> Iterator[Path]:
         yield path
     finally:
         end(path)
+
+
+@contextmanager
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """Gives a folder of the system's for what has no other place, and takes it away with all that is in it.
+
+    Args:
+        purpose: What cannot be done without it, as the beginning of a sentence.
+
+    Raises:
+        ConfigError: There is no folder for temporary files that can be written to.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix="jaxsep.")
+    except OSError as error:
+        reason = f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
+        raise ConfigError(f"{purpose}: {reason}; name a folder for temporary files by TMPDIR.") from None
+    with made as name, watched(Path(name)) as folder:
+        yield folder
 
 
 def discard_all() -> None:

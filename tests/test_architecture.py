@@ -26,7 +26,7 @@ RANKS = {
     "config": 0.5,
     "recipe": 0.5,
     "environment": 0,
-    "unfinished": 0,
+    "unfinished": 0.25,
     "naming": 0.5,
     "dsp": 1,
     "audio": 1,

@@ -5,7 +5,6 @@ The run itself is in separate_run.py; what it did is told in separate_report.py.
 
 import io
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -323,14 +322,8 @@ def _kept_stdin() -> Iterator[Path]:
     """
     from jaxsep.separation.inputs import STDIN_NAME, spool_stdin
 
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="jaxsep.")
-    except OSError as error:
-        raise ConfigError(
-            f"Standard input ('-') cannot be kept: {error.strerror}; name a folder for it by TMPDIR."
-        ) from None
-    with folder as temporary, unfinished.watched(Path(temporary)):
-        path = Path(temporary) / STDIN_NAME
+    with unfinished.temporary_folder("Standard input ('-') cannot be kept") as folder:
+        path = folder / STDIN_NAME
         # Python has none where the process was started with it closed.
         spool_stdin(sys.stdin.buffer if sys.stdin else io.BytesIO(), path)
         yield path

@@ -9,11 +9,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxsep import unfinished
 from jaxsep.config import Config
 from jaxsep.errors import JaxsepError
 
@@ -41,8 +41,8 @@ def run_leg(module: str, leg: Config, *, framework: str, threads: int) -> dict[s
     package = PACKAGES[framework]
     if importlib.util.find_spec(package) is None:
         return {"refused": f"the package '{package}' is not installed here"}
-    with tempfile.TemporaryDirectory(prefix="jaxsep.") as folder:
-        order, result = Path(folder, "leg.json"), Path(folder, "result.json")
+    with unfinished.temporary_folder(f"{framework} cannot be run in a process of its own") as folder:
+        order, result = folder / "leg.json", folder / "result.json"
         order.write_text(leg.model_dump_json())
         environment = {
             **os.environ,

@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from jaxsep import unfinished
 from jaxsep.audio import AudioReader, AudioWriter, resample
 from jaxsep.compare.excerpts import Excerpt
 from jaxsep.errors import AudioError, ConfigError, SeparationError
@@ -126,18 +126,18 @@ class SpleeterCommand(OtherStems):
         rate = self._spec.sample_rate
         mixture = resample(excerpt.mixture, excerpt.sample_rate, rate)
         stereo = np.repeat(mixture, 2, axis=1) if mixture.shape[1] == 1 else mixture
-        with tempfile.TemporaryDirectory(prefix="jaxsep.") as folder:
-            heard = Path(folder, f"{MIXTURE}.wav")
+        with unfinished.temporary_folder("Spleeter's command cannot be given a file") as folder:
+            heard = folder / f"{MIXTURE}.wav"
             with AudioWriter(heard, sample_rate=rate, channels=2, format="wav", subtype="FLOAT") as writer:
                 writer.write(stereo)
             # Its default is to stop after ten minutes.
             duration = math.ceil(len(stereo) / rate) + 1
-            command = [self._command, "separate", "-p", self._configuration, "-o", folder, "-c", "wav"]
+            command = [self._command, "separate", "-p", self._configuration, "-o", str(folder), "-c", "wav"]
             command += ["-d", str(duration), "-f", "stems/{instrument}.{codec}", str(heard)]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             stems = {}
             for stem in self._spec.stems:
-                path = Path(folder, "stems", f"{stem}.wav")
+                path = folder / "stems" / f"{stem}.wav"
                 if done.returncode or not path.is_file():
                     # It ends with 0 where ffmpeg is missing, and tells of it on standard output.
                     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-1:]

@@ -9,7 +9,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def evaluate(
     if MUSEVAL in settings.metrics and pending:
         require_museval()  # before anything is separated
     makers = {system.name: system.separate for system in systems}
-    for job, failure in _run(pending, makers, jobs):
+    for job, failure in _run(pending, makers, jobs, output):
         if failure is not None:
             failures.append(failure)
         if progress is not None:
@@ -209,25 +209,31 @@ def _is_done(job: ScoringJob, overwrite: bool) -> bool:
     return record["jaxsep"].get("format") == RECORD_FORMAT and record["jaxsep"]["inputs"] == inputs
 
 
+@contextmanager
+def _temporary_folder(output: Path) -> Iterator[Path]:
+    """Gives a folder where records go, which has room on its disk: the system's own place may be held in memory."""
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".estimates.", dir=output) as name, unfinished.watched(Path(name)) as made:
+        yield made
+
+
 def _run(
-    pending: Sequence[ScoringJob], makers: Mapping[str, Separate | None], processes: int
+    pending: Sequence[ScoringJob], makers: Mapping[str, Separate | None], processes: int, output: Path
 ) -> Iterator[tuple[ScoringJob, JaxsepError | None]]:
     """Scores jobs in order; estimates are made here, one track ahead of the processes that score."""
     # Of what is scored as it lies on disk, nothing has to be kept.
     makes = any(separate is not None for separate in makers.values())
-    with tempfile.TemporaryDirectory(prefix="jaxsep.") if makes else nullcontext("") as temporary, ExitStack() as stack:
-        if makes:
-            stack.enter_context(unfinished.watched(Path(temporary)))
+    with _temporary_folder(output) if makes else nullcontext(output) as temporary:
 
         def forget(number: int) -> None:
             if makes:
-                shutil.rmtree(Path(temporary) / str(number), ignore_errors=True)
+                shutil.rmtree(temporary / str(number), ignore_errors=True)
 
         def made(job: ScoringJob, number: int) -> tuple[ScoringJob, JaxsepError | None]:
             separate = makers[job.system]
             if separate is None:
                 return job, None
-            folder = Path(temporary) / str(number)
+            folder = temporary / str(number)
             folder.mkdir()
             try:
                 return replace(job, estimates=separate(job.track, folder)), None
