@@ -1,6 +1,7 @@
 """`jaxsep` where nobody takes its messages, or without a home, a temporary folder or a working directory."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,17 +9,20 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import SCRIPT, files, write_song
+from users import UNKNOWN, unknown_user
 
 STEMS = ["a/accompaniment.wav", "a/vocals.wav", "b/accompaniment.wav", "b/vocals.wav"]
 
-# A user who is in no list, without HOME, where no folder takes temporary files; both are asked for in this process.
-NOWHERE_AT_HOME = """
+# A user who is in no list, without HOME, where no folder takes temporary files. The latter is patched in this process,
+# and so is the user where this one cannot become another.
+NOWHERE_AT_HOME = f"""
 import os, pwd, sys, tempfile
 
 def unknown(*_):
     raise KeyError("no such user")
 
-pwd.getpwuid = pwd.getpwnam = unknown
+if os.getuid() != {UNKNOWN}:
+    pwd.getpwuid = pwd.getpwnam = unknown
 tempfile._candidate_tempdir_list = lambda: ["/dev/null/nonexistent"]
 for name in ("HOME", "JAXSEP_CACHE", "XDG_CACHE_HOME"):
     os.environ.pop(name, None)
@@ -76,20 +80,28 @@ def test_forced_colours_do_not_move_the_bar_in_a_file(shell):
     assert "\x1b" not in result.stdout
 
 
-def in_no_home(*arguments, **streams):
-    command = [sys.executable, "-c", NOWHERE_AT_HOME, *arguments]
+def in_no_home(*arguments, user=(), **streams):
+    command = [*user, sys.executable, "-c", NOWHERE_AT_HOME, *arguments]
     return subprocess.run(command, capture_output=True, timeout=120, text=True, **streams)
 
 
 def test_without_a_home_or_a_temporary_folder_songs_are_separated_without_a_cache(place, small_model):
     write_song("a.wav", 0.1)
-    result = in_no_home("separate", "a.wav", "-m", str(small_model), "-o", "out", "--quiet")
+    result = in_no_home("separate", "a.wav", "-m", str(small_model), "-o", "out", "--quiet", user=unknown_user())
     assert (result.returncode, result.stderr) == (0, "")
     assert files("out") == STEMS[:2]
+    for stem in ("vocals", "accompaniment"):
+        write_song(f"songs/a/{stem}.wav", 0.1)
+    result = in_no_home("evaluate", "-m", str(small_model), "--tracks", "songs", "--metrics", "sdr", "--quiet")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "spleeter-2stems/test/a.json" in files("evaluation") and not list(Path("evaluation").glob(".*"))
     result = in_no_home("separate", "-", "-o", "out", stdin=subprocess.DEVNULL)
     assert result.returncode == 2
     assert result.stderr.startswith("jaxsep: Standard input ('-') cannot be kept: No usable temporary directory")
-    result = in_no_home("models", "pull", "spleeter-4stems")
+    result = in_no_home("compare", "speed", str(small_model), "--frameworks", "jax", "--rounds", "1")
+    assert result.returncode == 2
+    assert result.stderr.startswith("jaxsep: jax cannot be run in a process of its own: No usable temporary directory")
+    result = in_no_home("models", "pull", "spleeter-4stems", user=unknown_user())
     assert result.returncode == 1
     assert result.stderr.startswith("jaxsep: There is no home directory") and "JAXSEP_CACHE" in result.stderr
 
@@ -131,7 +143,20 @@ def test_settings_of_jax_that_do_not_work_are_one_sentence(process, setting):
     assert files() == ["a.wav"]
 
 
-def test_a_terminal_that_closes_leaves_no_stem_and_no_copy_of_standard_input(place, monkeypatch):
+def close_terminal(process):
+    process.send_signal(signal.SIGHUP)
+
+
+def limit_processor_time(process):
+    """Gives a process less time than it has used, where the system lets another one do so; else sends what it would."""
+    if hasattr(resource, "prlimit"):
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (1, resource.RLIM_INFINITY))
+    else:
+        process.send_signal(signal.SIGXCPU)
+
+
+@pytest.mark.parametrize("end", [close_terminal, limit_processor_time])
+def test_a_run_that_the_system_ends_leaves_no_stem_and_no_copy_of_standard_input(place, monkeypatch, end):
     scratch = place / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
@@ -142,7 +167,7 @@ def test_a_terminal_that_closes_leaves_no_stem_and_no_copy_of_standard_input(pla
     ):
         while not any(name.endswith(".part") for name in files("separated")):
             assert running.poll() is None
-        running.send_signal(signal.SIGHUP)
+        end(running)
         _, errors = running.communicate(timeout=60)
     assert (running.returncode, errors) == (130, "jaxsep: interrupted\n")
     assert files() == ["long.wav"]

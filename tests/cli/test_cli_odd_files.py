@@ -2,13 +2,15 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import soundfile
-from cli.conftest import files, read, write_song
+from cli.conftest import SCRIPT, files, read, write_song
+from users import bound_by_modes
 
 
 @pytest.fixture
@@ -147,25 +149,43 @@ def test_a_name_that_is_too_long_stops_no_other_input(jaxsep, length, template):
     assert [each["status"] for each in json.loads(Path("report.json").read_text())["files"]] == ["failed", "done"]
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_the_rest_separated(jaxsep, monkeypatch):
+@pytest.fixture
+def bound(small_model):
+    """Runs a command line as a user whom the modes of folders bind."""
+
+    def run(*arguments):
+        command = [*bound_by_modes(), SCRIPT, *arguments, *(["-m", small_model] if arguments[0] == "separate" else [])]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture
+def locked():
+    """Takes the modes of folders and files away, and gives them back when the test ends."""
+    taken = []
+
+    def lock(path):
+        taken.append((path, os.stat(path).st_mode))
+        os.chmod(path, 0)
+
+    yield lock
+    for path, mode in taken:
+        os.chmod(path, mode)
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_rest_separated(bound, locked):
     write_song("music/a.wav", 0.1)
     write_song("music/locked/b.wav", 0.1)
-    before = os.scandir
-
-    def scandir(path="."):
-        if os.path.basename(path) == "locked":  # for root, no mode of the folder's would do
-            raise PermissionError(13, "Permission denied", path)
-        return before(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    result = jaxsep("separate", "music", "--report", "report.json")
-    assert result.exit_code == 1
+    locked("music/locked")
+    result = bound("separate", "music", "--report", "report.json")
+    assert result.returncode == 1
     assert "jaxsep: The folder 'music/locked' cannot be read: Permission denied" in result.stderr
     assert files("separated") == ["a/accompaniment.wav", "a/vocals.wav"]
     found = {each["input"]: each["status"] for each in json.loads(Path("report.json").read_text())["files"]}
     assert found == {"music/a.wav": "done", "music/locked": "failed"}
-    result = jaxsep("separate", "music/locked")
-    assert result.exit_code == 2 and "'music/locked' cannot be read" in result.stderr
+    result = bound("separate", "music/locked")
+    assert result.returncode == 2 and "'music/locked' cannot be read" in result.stderr
 
 
 def test_links_to_folders_that_are_not_followed_are_told(jaxsep):
