@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from jaxsep.audio.decoders import AudioInfo, open_decoder
-from jaxsep.audio.reader import AudioReader
+from jaxsep.audio.decoders import AudioInfo
+from jaxsep.audio.reader import AudioReader, probe
 from jaxsep.errors import AudioError
 from train.problems import Problems
 
@@ -94,9 +94,7 @@ class AudioFile:
     @cached_property
     def info(self) -> AudioInfo:
         """What its header says."""
-        decoder = open_decoder(self.path, self.stream)
-        decoder.close()
-        return decoder.info
+        return probe(self.path, self.stream)
 
     @cached_property
     def length(self) -> int:

@@ -3,6 +3,7 @@
 How files are decoded is in decoders.py. No resampling, no jax.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-from jaxsep.audio.decoders import AudioInfo, FFmpegDecoder, open_decoder
+from jaxsep.audio.decoders import AudioInfo, Decoder, FFmpegDecoder, open_decoder
 from jaxsep.audio.extent import end_of_leading_tags, start_of_trailing_tags
 from jaxsep.audio.stated_sizes import find_stated_size
 from jaxsep.errors import AudioError
@@ -20,16 +21,39 @@ from jaxsep.errors import AudioError
 # Edit lists are rounded to milliseconds and encoder delays reach 0.1 s, so a stated duration is only this exact.
 _DURATION_TOLERANCE_SECONDS = 0.25
 
+logger = logging.getLogger(__name__)
+# What was logged of files, by this process.
+_noted: set[str] = set()
 
-def probe(path: str | os.PathLike[str]) -> AudioInfo:
+
+def probe(path: str | os.PathLike[str], stream: int | None = None) -> AudioInfo:
     """Returns what a file says of its audio, without decoding it.
 
+    Which of several audio tracks that is, is logged once for each file, as a warning.
+
+    Args:
+        path: The file.
+        stream: As for `AudioReader`.
+
     Raises:
-        AudioError: The file is missing, empty, or not audio.
+        AudioError: The file is missing, empty, or not audio, or has no such stream.
     """
-    decoder = open_decoder(Path(path))
+    decoder = open_decoder(Path(path), stream)
     decoder.close()
+    if stream is None and (note := _note(decoder)) is not None and note not in _noted:
+        _noted.add(note)
+        logger.warning("%s", note)
     return decoder.info
+
+
+def _note(decoder: Decoder) -> str | None:
+    """Returns a sentence on which of several audio streams is read, where none was asked for."""
+    if decoder.stream_count < 2:
+        return None
+    return (
+        f"{decoder.info.path} holds {decoder.stream_count} audio tracks, and number {decoder.stream + 1} is read, the "
+        "one that FFmpeg takes by default."
+    )
 
 
 class AudioReader:
@@ -76,7 +100,6 @@ class AudioReader:
         if duration_seconds is not None and not duration_seconds > 0:
             raise AudioError(f"duration_seconds is {duration_seconds}, but must be positive.")
         self.truncated = False
-        self.note: str | None = None
         self._closed = False
         self._decoder = open_decoder(Path(path), stream)
         self._stream = self._decoder.stream
@@ -99,11 +122,7 @@ class AudioReader:
             raise
         if missing and self.warning is None:
             self._report_truncated(missing)
-        if stream is None and self._decoder.stream_count > 1:
-            self.note = (
-                f"{self.info.path} holds {self._decoder.stream_count} audio tracks, and number {self._stream + 1} "
-                "is read, the one that FFmpeg takes by default."
-            )
+        self.note = _note(self._decoder) if stream is None else None
 
     @property
     def frames(self) -> int | None:

@@ -20,7 +20,7 @@ from jaxsep.cli.separation_options import (
     WienerOption,
     separation_options,
 )
-from jaxsep.cli.streams import console
+from jaxsep.cli.streams import console, warnings_unless
 from jaxsep.errors import ConfigError, JaxsepError, nearest
 
 if TYPE_CHECKING:
@@ -183,17 +183,19 @@ def evaluate(
             raise ConfigError(f"There is no metric '{metric}'.{nearest(metric, ALL_METRICS)}")
     others = [baseline(name) for name in _names("--baselines", baselines)] if baselines is not None else []
     wanted = None if stems is None else _names("--stems", stems)
-    if musdb is not None:
-        songs = find_musdb(musdb, subset, is_wav=hq)
-    else:
-        assert tracks is not None
-        songs = find_folders(tracks)
+    with warnings_unless(quiet):
+        if musdb is not None:
+            songs = find_musdb(musdb, subset, is_wav=hq)
+        else:
+            assert tracks is not None
+            songs = find_folders(tracks)
     models = list(model or ())
     if not models and not estimates and (options.changed or not others):
         models = ["spleeter-2stems"]
-    systems, wanted = _systems(
-        models, list(estimates or ()), options, device, wanted, songs, subset if musdb is not None else None, quiet
-    )
+    with warnings_unless(quiet):
+        systems, wanted = _systems(
+            models, list(estimates or ()), options, device, wanted, songs, subset if musdb is not None else None, quiet
+        )
     source_set = tuple(songs[0].parts) if wanted is None else wanted
     for song in songs:
         song.sources(source_set)

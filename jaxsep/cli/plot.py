@@ -79,8 +79,9 @@ def _read(mixture: Path, estimates: Path, truth: Path | None, offset: float, dur
     from jaxsep.evaluation.tracks import MIXTURE, AudioStream, audio_files, stem_file, summed_sources
 
     def read(stream: AudioStream) -> tuple[np.ndarray, int]:
+        rate, _ = stream.format()
         with AudioReader(stream.path, offset_seconds=offset, duration_seconds=duration, stream=stream.stream) as reader:
-            return np.concatenate(list(reader.blocks(1 << 16))), reader.info.sample_rate
+            return np.concatenate(list(reader.blocks(1 << 16))), rate
 
     mixed, rate = read(AudioStream(mixture))
 

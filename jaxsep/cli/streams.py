@@ -6,9 +6,12 @@ whose text is all that it gives says at its end that it could not be written.
 
 import errno
 import io
+import logging
 import os
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +57,23 @@ def _forgiving(number: int, encoding: str) -> io.TextIOWrapper:
         errors="backslashreplace",
         line_buffering=number == 2 or descriptor.isatty(),
     )
+
+
+@contextmanager
+def warnings_unless(quiet: bool) -> Iterator[None]:
+    """Keeps what the library logs as a warning to itself where only errors are to be printed.
+
+    Args:
+        quiet: Whether that is so.
+    """
+    logger = logging.getLogger("jaxsep")
+    before = logger.level
+    if quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def lost_output() -> str | None:

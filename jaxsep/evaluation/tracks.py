@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from jaxsep.audio.decoders import open_decoder
-from jaxsep.audio.reader import AudioReader
+from jaxsep.audio.reader import AudioReader, probe
 from jaxsep.errors import AudioError, ConfigError, nearest
 from jaxsep.separation.inputs import AUDIO_SUFFIXES
 
@@ -42,14 +41,13 @@ class AudioStream:
     stream: int | None = None
 
     def format(self) -> tuple[int, int]:
-        """Returns sample rate in Hz and channels, as the header says.
+        """Returns sample rate in Hz and channels, as the header says; see `jaxsep.audio.probe`.
 
         Raises:
             AudioError: It is not audio.
         """
-        decoder = open_decoder(self.path, self.stream)
-        decoder.close()
-        return decoder.info.sample_rate, decoder.info.channels
+        info = probe(self.path, self.stream)
+        return info.sample_rate, info.channels
 
     def blocks(self) -> Iterator[Waveform]:
         """Yields the audio in blocks of one length, the last one shorter.

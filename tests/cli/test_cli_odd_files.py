@@ -90,6 +90,27 @@ def test_the_default_audio_track_is_separated_or_the_one_that_is_asked_for(jaxse
     assert bool(read("separated/film/accompaniment.wav").any()) == heard
 
 
+def test_other_commands_that_read_audio_tell_which_track_that_was_once_for_each_file(jaxsep, caplog, place):
+    for folder in ("true/a", "est/a"):
+        Path(folder).mkdir(parents=True)
+        film(f"{folder}/vocals.mkv", 1)
+        write_song(f"{folder}/drums.wav", 0.2)
+    told = ["a/vocals.mkv holds 2 audio tracks, and number 2 is read, the one that FFmpeg takes by default."]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxsep.audio.reader._noted", set())
+        evaluate = ("evaluate", "--tracks", "true", "--estimates", "est", "--metrics", "sdr")
+        assert jaxsep(*evaluate, "--quiet", "-o", "quiet").exit_code == 0
+        assert caplog.messages == []
+        patch.setattr("jaxsep.audio.reader._noted", set())
+        assert jaxsep(*evaluate).exit_code == 0
+        assert caplog.messages == [f"{folder}/{each}" for folder in ("true", "est") for each in told]
+        caplog.clear()
+        patch.setattr("jaxsep.audio.reader._noted", set())
+        plot = ("plot", "true/a/vocals.mkv", "--estimates", "est/a", "--kinds", "waveforms")
+        assert jaxsep(*plot).exit_code == 0
+        assert caplog.messages == [f"{folder}/{each}" for folder in ("true", "est") for each in told]
+
+
 def test_an_audio_track_that_is_not_there_is_one_sentence(jaxsep):
     film("film.mkv", 0)
     result = jaxsep("separate", "film.mkv", "--audio-track", "3")
