@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jaxsep.errors import ConfigError
+from jaxsep.evaluation.tracks import as_one_text
 from train.config import DataConfig
 from train.problems import Problems
 from train.recordings import Recording, some_of
@@ -38,15 +39,16 @@ def assign(recording: Recording, data: DataConfig, stems: Sequence[str]) -> Assi
         ConfigError: A stem has no file, or a file is in two stems.
     """
     claims: dict[str, tuple[str, ...]] = {}
+    named = {as_one_text(stem): names for stem, names in data.stems.items()}
     for stem in stems:
-        wanted = [name.lower() for name in data.stems.get(stem, (stem,))]
-        claims[stem] = tuple(part for part in recording.parts if part in wanted)
+        wanted = [as_one_text(name).lower() for name in named.get(as_one_text(stem), (stem,))]
+        claims[stem] = tuple(part for part in recording.parts if as_one_text(part) in wanted)
     claimed = [part for claim in claims.values() for part in claim]
     if twice := sorted({part for part in claimed if claimed.count(part) > 1}):
         raise ConfigError(f"data.stems gives the file '{twice[0]}' to two stems; give it to one.")
     rest = tuple(part for part in recording.parts if part not in claimed)
     for stem in stems:
-        if not claims[stem] and stem in _REMAINDERS and stem not in data.stems:
+        if not claims[stem] and stem in _REMAINDERS and stem not in named:
             claims[stem], rest = rest, ()
         if not claims[stem]:
             raise ConfigError(

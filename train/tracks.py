@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from jaxsep.environment import expand_home
 from jaxsep.errors import ConfigError, nearest
+from jaxsep.evaluation.tracks import as_one_text
 from jaxsep.models.spec import ModelSpec
 from jaxsep.separation.inputs import AUDIO_SUFFIXES
 from train.config import DataConfig, Layout
@@ -225,18 +226,18 @@ def _tracks_in(folder: Path, problems: Problems, besides: Sequence[str] = ()) ->
         if not track.is_dir() or track.name in besides:
             continue
         with problems.noted():
-            if (files := _files_in(track)) and (recording := open_recording(track.name, files, problems)):
+            if (files := _files_in(track)) and (recording := open_recording(as_one_text(track.name), files, problems)):
                 found.append(recording)
     return found
 
 
 def _files_in(track: Path) -> dict[str, AudioFile]:
-    """Returns the audio files of a track by part: the name without ending, in small letters."""
+    """Returns the audio files of a track by part: the name without ending, in small letters and in form NFC."""
     files: dict[str, AudioFile] = {}
     for path in _visible(track):
         if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():
             continue
-        part = path.stem.lower()
+        part = as_one_text(path.stem).lower()
         part = MIXTURE if part == "mix" else part
         if part in files:
             raise ConfigError(f"{files[part].path} and {path} are both '{part}' of one track; take one of them away.")
@@ -271,15 +272,16 @@ def _split(
     all_are_known: bool = True,
 ) -> Recordings:
     """Keeps tracks out of training by name; what the folder calls validation is that where no names are given."""
-    trained = {recording.name for recording in train}
-    for twice in sorted(trained & {recording.name for recording in validation}):
+    trained = {as_one_text(recording.name) for recording in train}
+    for twice in sorted(trained & {as_one_text(recording.name) for recording in validation}):
         problems.add(ConfigError(f"'{twice}' is among the tracks of training and among those of validation; keep one."))
     if not names:
         return Recordings(tuple(train), tuple(validation))
-    known = {recording.name: recording for recording in (*train, *validation)}
+    names = [as_one_text(name) for name in names]
+    known = {as_one_text(recording.name): recording for recording in (*train, *validation)}
     for name in [name for name in names if name not in known and all_are_known]:
         problems.add(ConfigError(f"data.validation_tracks: there is no track '{name}'.{nearest(name, known)}"))
     return Recordings(
-        tuple(recording for recording in train if recording.name not in names),
+        tuple(recording for recording in train if as_one_text(recording.name) not in names),
         tuple(known[name] for name in dict.fromkeys(names) if name in known),
     )

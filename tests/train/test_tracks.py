@@ -1,7 +1,9 @@
 """Tracks as they are found: every layout of real files, what is read of them, and what is refused."""
 
+import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import av
@@ -130,6 +132,30 @@ def test_parts_of_unequal_length_are_followed_by_silence(config_for, tmp_path, s
     np.testing.assert_array_equal(vocals[:1000], song_int16["vocals"][4000:5000] / np.float32(2**15))
     np.testing.assert_array_equal(drums[:4000], song_int16["drums"][4000:8000] / np.float32(2**15))
     assert not vocals[1000:].any() and not drums[4000:].any()
+
+
+def test_names_in_both_forms_of_unicode_find_each_other(config_for, tmp_path, song_int16, write) -> None:
+    """Files as macOS names them, and a recipe as others write it."""
+    short = {name: song_int16[name][:9000] for name in ("vocals", "drums")}
+    nfd = {unicodedata.normalize("NFD", name): audio for name, audio in (("Stimmé", short["vocals"]), *short.items())}
+    for track in ("Café", "Zoë", "plain"):
+        write(tmp_path / "songs" / unicodedata.normalize("NFD", track), {**nfd})
+    stems = "data.stems={vocals: [stimmé], drums: [drums]}"
+    found = tracks_of(
+        config_for(tmp_path / "songs", "model.stems=[vocals, drums]", stems, "data.validation_tracks=['Café']")
+    )
+    assert names(found.validation) == ["Café"] and names(found.train) == ["Zoë", "plain"]
+    assert [track.sources[:2] for track in found.train] == [(("stimmé",), ("drums",))] * 2
+
+
+def test_of_several_audio_tracks_of_a_file_the_one_that_is_learned_from_is_told(
+    config_for, tmp_path, stem_mp4, song_int16, write, caplog
+) -> None:
+    write(tmp_path / "t", {"drums": song_int16["drums"]})
+    shutil.copy(stem_mp4, tmp_path / "t/vocals.m4a")
+    tracks_of(config_for(tmp_path, "model.stems=[vocals, drums]"))
+    assert len(caplog.messages) == 1
+    assert "vocals.m4a holds 5 audio tracks, and number 1 is read" in caplog.messages[0]
 
 
 def test_a_length_that_no_header_counts_is_counted_by_decoding(config_for, tmp_path, song_int16) -> None:
