@@ -40,12 +40,20 @@ def in_a_sentence(error: BaseException) -> str:
     """
     if isinstance(error, JaxsepError):
         return str(error)
-    if isinstance(error, MemoryError):
-        return "There is not enough memory; free some, or raise the limit on it."
+    if is_lack_of_memory(error):
+        return "There is not enough memory; free some, or raise the limits on it and on threads."
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return f"{reason}." if error.filename is None else f"'{os.fsdecode(error.filename)}': {reason}."
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether there was not enough memory for something, or for a library or a thread."""
+    lacking = ("failed to map segment", "annot allocate memory", "can't start new thread")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, ImportError | RuntimeError) and any(words in str(error) for words in lacking)
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

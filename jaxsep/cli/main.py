@@ -20,7 +20,7 @@ from jaxsep.cli.interrupt import end_at_once, end_on_signals
 from jaxsep.cli.runtime import check_working_directory, import_jax, is_jax_set_by_the_environment
 from jaxsep.cli.streams import forgive_lost_messages, lost_output
 from jaxsep.environment import expand_home
-from jaxsep.errors import ConfigError, JaxsepError, in_a_sentence
+from jaxsep.errors import ConfigError, JaxsepError, in_a_sentence, is_lack_of_memory
 from jaxsep.version import __version__
 
 FAILED, USAGE = 1, 2
@@ -47,7 +47,9 @@ def _with_exit_status(
                 import_jax()
             paths = {name: expand_home(value) for name, value in kwargs.items() if isinstance(value, Path)}
             status = command(*args, **{**kwargs, **paths}) or 0
-        except (JaxsepError, OSError, MemoryError) as error:
+        except (JaxsepError, OSError, MemoryError, ImportError, RuntimeError) as error:
+            if isinstance(error, ImportError | RuntimeError) and not is_lack_of_memory(error):
+                raise
             print(f"jaxsep: {in_a_sentence(error)}", file=sys.stderr)
             status = USAGE if isinstance(error, ConfigError) else FAILED
         raise typer.Exit(_told(status) if tells else status)

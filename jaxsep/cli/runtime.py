@@ -1,12 +1,17 @@
 """What the command line sets for its process, and the library never does: the compilation cache, the device, memory."""
 
+import hashlib
 import importlib
 import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from jaxsep.environment import cache_directory, compilation_key, expand_home
-from jaxsep.errors import CheckpointError, ConfigError, in_a_sentence
+from jaxsep.errors import CheckpointError, ConfigError, in_a_sentence, is_lack_of_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +19,10 @@ if TYPE_CHECKING:
     import jax
 
     from jaxsep.separation.programs import ProgramStore
+
+
+# What XLA says before it ends a process: its source and line, and a sentence.
+_XLA_ENDS = re.compile(r"^[EF]\d{4} .*?\] (.+)$", re.MULTILINE)
 
 
 class DeviceKind(StrEnum):
@@ -108,10 +117,43 @@ def import_jax() -> None:
     """
     # Beside other programs on one card, taking most of its memory beforehand is rude.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if os.environ.get("XLA_FLAGS", "").strip() and "jax" not in sys.modules:
+        _check_flags_of_xla()
     try:
-        importlib.import_module("jax")
+        for name in ("numpy", "jax"):  # where NumPy cannot be loaded by JAX, a traceback is printed
+            importlib.import_module(name)
     except Exception as error:  # of any kind: what the environment sets may fail anywhere
-        raise _no_start(error) from None
+        if is_lack_of_memory(error):
+            raise MemoryError from None
+        raise _no_start(in_a_sentence(error)) from None
+
+
+def _check_flags_of_xla() -> None:
+    """Refuses flags that XLA does not take: it ends the process for them, so another one tries, in half a second.
+
+    Flags that it took are noted in the cache, but not files of flags.
+    """
+    flags, cache = os.environ["XLA_FLAGS"], cache_directory()
+    digest = hashlib.sha256(f"{compilation_key()} {flags}".encode(errors="surrogateescape")).hexdigest()
+    taken = None if cache is None or not flags.startswith("--") else cache / "flags" / digest
+    if taken is not None and os.path.exists(taken):
+        return
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    tried = subprocess.run(
+        command,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if tried.returncode and (said := _XLA_ENDS.search(tried.stderr)):
+        raise _no_start(said[1])
+    if taken is not None and tried.returncode == 0:
+        with suppress(OSError):
+            taken.parent.mkdir(parents=True, exist_ok=True)
+            taken.touch()
 
 
 def start_jax(platform: str | None = None) -> None:
@@ -131,20 +173,25 @@ def start_jax(platform: str | None = None) -> None:
             jax.config.update("jax_platforms", platform)
         jax.devices()
     except Exception as error:  # of any kind: assertions, too
-        raise _no_start(error) from None
+        raise _no_start(in_a_sentence(error)) from None
     if jax.config.values["jax_disable_jit"]:
         raise ConfigError("JAX_DISABLE_JIT is set, and jaxsep runs nothing but compiled programs; unset it.")
 
 
 def is_jax_set_by_the_environment() -> bool:
-    """Whether the environment sets anything of JAX's, so that importing it may fail."""
-    return any(name.startswith("JAX_") for name in os.environ)
+    """Whether the environment sets anything of JAX's or XLA's, so that importing it may fail."""
+    return bool(_settings())
 
 
-def _no_start(error: Exception) -> ConfigError:
-    settings = [f"{name}='{value}'" for name, value in sorted(os.environ.items()) if name.startswith("JAX_")]
+def _settings() -> dict[str, str]:
+    names = sorted(name for name in os.environ if name.startswith("JAX_") or name == "XLA_FLAGS")
+    return {name: os.environ[name] for name in names}
+
+
+def _no_start(reason: str) -> ConfigError:
+    settings = [f"{name}='{value}'" for name, value in _settings().items()]
     told = f"; the environment sets {', '.join(settings)}: change or unset what is wrong" if settings else ""
-    return ConfigError(f"JAX does not start ({in_a_sentence(error).removesuffix('.')}){told}.")
+    return ConfigError(f"JAX does not start ({reason.removesuffix('.')}){told}.")
 
 
 def choose_device(kind: DeviceKind) -> "jax.Device":

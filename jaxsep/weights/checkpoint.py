@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxsep import unfinished
-from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep.errors import CheckpointError, ConfigError, is_lack_of_memory
 from jaxsep.models.ensemble import EnsembleSpec
 from jaxsep.models.spec import ModelSpec
 from jaxsep.naming import finish
@@ -302,6 +302,8 @@ def reported(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:
+        if is_lack_of_memory(error):
+            raise
         # Safetensors, TensorStore and Orbax have no common class for damage, and its kind is not known beforehand.
         reason = (str(error).splitlines() or [""])[0].removesuffix(".")[:200] or type(error).__name__
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}.") from None

@@ -11,6 +11,8 @@ import pytest
 from cli.conftest import SCRIPT, files, write_song
 from users import UNKNOWN, unknown_user
 
+from jaxsep.cli import runtime
+
 STEMS = ["a/accompaniment.wav", "a/vocals.wav", "b/accompaniment.wav", "b/vocals.wav"]
 
 # A user who is in no list, without HOME, where no folder takes temporary files. The latter is patched in this process,
@@ -132,14 +134,37 @@ def test_a_working_directory_that_is_gone_is_one_sentence(shell):
 
 @pytest.mark.parametrize(
     "setting",
-    ["JAX_PLATFORMS=cuda", "JAX_PLATFORMS=cpu,", "JAX_DISABLE_JIT=1", "JAX_ENABLE_X64=maybe", "JAX_NUM_CPU_DEVICES=x"],
+    [
+        *("JAX_PLATFORMS=cuda", "JAX_PLATFORMS=cpu,", "JAX_DISABLE_JIT=1", "JAX_ENABLE_X64=maybe"),
+        *("JAX_NUM_CPU_DEVICES=x", "XLA_FLAGS=--xla_nonsense=1", "XLA_FLAGS=nonsense"),
+    ],
 )
 def test_settings_of_jax_that_do_not_work_are_one_sentence(process, setting):
     write_song("a.wav", 0.1)
-    name, value = setting.split("=")
+    name, value = setting.split("=", 1)
     result = process(*(["env"] if name == "JAX_ENABLE_X64" else ["separate", "a.wav"]), **{name: value})
     assert result.returncode == 2
     assert result.stderr.startswith("jaxsep: JAX") and result.stderr.count("\n") == 1 and name in result.stderr
+    assert files() == ["a.wav"]
+
+
+def test_flags_that_xla_takes_are_tried_once(place, monkeypatch):
+    tried, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *command, **options: tried.append(0) or run(*command, **options))
+    monkeypatch.setenv("JAXSEP_CACHE", str(place))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    for _ in range(2):
+        runtime._check_flags_of_xla()
+    assert len(tried) == 1 and len(files("flags")) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS knows no such limit")
+@pytest.mark.parametrize("mebibytes", [250, 450])
+def test_too_little_memory_to_load_jax_is_one_sentence(shell, mebibytes):
+    write_song("a.wav", 0.1)
+    result = shell(f"ulimit -v $(({mebibytes} * 1024)); $S a.wav -o out", OPENBLAS_NUM_THREADS="1")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("jaxsep: There is not enough memory") and result.stderr.count("\n") == 1
     assert files() == ["a.wav"]
 
 

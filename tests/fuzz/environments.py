@@ -29,8 +29,8 @@ VARIABLES = {
     "PYTHONUNBUFFERED": ("1",),
     "PYTHONDONTWRITEBYTECODE": ("1",),
     "PYTHONHASHSEED": ("0", "1"),
-    "PYTHONWARNINGS": ("always", "ignore", "default"),
-    "PYTHONOPTIMIZE": ("1",),
+    "PYTHONWARNINGS": ("always", "ignore", "default", "error", "nonsense"),
+    "PYTHONOPTIMIZE": ("1", "2"),
     "TERM": (None, "", "dumb", "xterm-256color", "nonsense"),
     "COLUMNS": ("", "0", "-1", "1", "many"),
     "LINES": ("0", "many"),
@@ -51,14 +51,17 @@ VARIABLES = {
     "JAX_COMPILATION_CACHE_DIR": ("/dev/null/nonexistent/cache", "/dev/null"),
     "JAX_DEFAULT_MATMUL_PRECISION": ("highest", "bfloat16", "exact"),
     "JAX_NUM_CPU_DEVICES": ("2", "none"),
+    "XLA_FLAGS": ("", " ", "--xla_nonsense=1", "/dev/null/flags", "--xla_force_host_platform_device_count=2"),
     "CUDA_VISIBLE_DEVICES": ("", "-1", "7"),
     "HTTPS_PROXY": ("nonsense", "http://127.0.0.1:9"),
 }
-# Soft limits; those on memory end any program of XLA's by a signal, which no program can answer.
+# Soft limits. Memory for Python and not for JAX, or for all of it: between them XLA ends by a signal, which no program
+# can answer.
 LIMITS = {
     "RLIMIT_NOFILE": (12, 24, 64),
     "RLIMIT_FSIZE": (0, 1000, 20000),
     "RLIMIT_CORE": (0,),
+    "RLIMIT_AS": (350 << 20, 16 << 30),
     "RLIMIT_STACK": (1 << 20,),
 }
 # What is done with a descriptor; 'gone' is a pipe that nobody reads.
