@@ -15,6 +15,7 @@ CASES = 100
 NAMES = ("pcm.wav", "float.wav", "deep.flac", "vorbis.ogg", "lame.mp3", "aac.mp4", "alac.m4a")
 # What the layouts of channels, sizes in headers, and tags around the audio are read from.
 NAMES += ("surround.ogg", "deep.aiff", "behind-a-tag.wav", "between-tags.mp3")
+NAMES += ("sized.w64", "sized.caf", "sized.au", "g721.wav")
 ID3 = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
 APE = b"APETAGEX" + (2000).to_bytes(4, "little") + (32).to_bytes(4, "little") + bytes(16)
 
@@ -32,6 +33,14 @@ def whole(directory):
     made["surround.ogg"], made["deep.aiff"] = directory / "surround.ogg", directory / "deep.aiff"
     soundfile.write(made["surround.ogg"], tones(6000, channels=6), 44100)
     soundfile.write(made["deep.aiff"], audio, 44100, subtype="PCM_24")
+    for name, subtype in (
+        ("sized.w64", "PCM_16"),
+        ("sized.caf", "PCM_16"),
+        ("sized.au", "ULAW"),
+        ("g721.wav", "G721_32"),
+    ):
+        made[name] = directory / name
+        soundfile.write(made[name], audio[:, :1] if name == "g721.wav" else audio, 8000, subtype=subtype)
     for name, content in (
         ("behind-a-tag.wav", ID3 + made["pcm.wav"].read_bytes()),
         ("between-tags.mp3", ID3 + made["lame.mp3"].read_bytes() + APE + b"TAG" + bytes(125)),
