@@ -117,7 +117,7 @@ def import_jax() -> None:
     """
     # Beside other programs on one card, taking most of its memory beforehand is rude.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    if os.environ.get("XLA_FLAGS", "").strip() and "jax" not in sys.modules:
+    if os.environ.get("XLA_FLAGS") and "jax" not in sys.modules:
         _check_flags_of_xla()
     try:
         for name in ("numpy", "jax"):  # where NumPy cannot be loaded by JAX, a traceback is printed
