@@ -5,10 +5,12 @@ The first of each kind is a process of its own, as a user has it; the others are
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from typer.testing import CliRunner
 from jaxsep.weights.checkpoint import load_checkpoint
 from jaxsep.weights.runs import choose_checkpoint
 from jaxsep.weights.tree import flatten
+from train.config import load_config
+from train.program import state_bytes
 
 QUICK = ("training.steps=4", "checkpoints.every_steps=2", *PLAIN)
 
@@ -84,7 +88,6 @@ def test_the_smoke_recipe_trains_and_says_what_it_does(trained):
 def test_a_run_separates_a_song(trained, cache, tmp_path):
     """The stems of a synthetic mixture are nearer to the truth than the mixture is."""
     workdir, _ = trained
-    from train.config import load_config
     from train.tracks import find_tracks
 
     config = load_config(SMOKE)
@@ -242,6 +245,22 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_sentence(trained, tmp
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("train: The checkpoint of step 2 cannot be written: File too large")
     assert os.listdir(tmp_path / "run" / "checkpoints") == []
+
+
+def test_check_tells_whether_the_checkpoints_will_fit_on_the_disk(trained, tmp_path, train, monkeypatch):
+    """Two of the latest, the best, and the one that is being written; the smoke recipe saves no more than two."""
+    size = state_bytes(load_config(SMOKE))
+    saved = [path.stat().st_size for path in choose_checkpoint(trained[0]).rglob("*") if path.is_file()]
+    # Records are beside the arrays, and of so small a network they are as large.
+    assert size < sum(saved) < 2 * size
+    many = ("checkpoints.every_steps=10", "validation.every_steps=20")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2.5 * size))
+    train(SMOKE, "--workdir", tmp_path / "run", "--check")
+    told = train(SMOKE, "--workdir", tmp_path / "run", "--check", *many, status=2).stderr
+    assert re.search(r"will take \d+ MB more \(4 of \d+ MB\), and \d+ MB are free on the disk of ", told), told
+    assert told.count("\n") == 1
+    # What is there takes no room again.
+    train(SMOKE, "--workdir", trained[0], "--check", *many)
 
 
 def test_check_looks_and_leaves_nothing(tmp_path, train):
