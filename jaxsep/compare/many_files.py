@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsep.audio import AudioReader, AudioWriter
+from jaxsep.audio import AudioWriter, read_audio
 from jaxsep.compare import load
 from jaxsep.compare.process_speed import run_command
 from jaxsep.compare.song import write_song
@@ -35,9 +35,7 @@ def write_clips(directory: Path, *, count: int, seed: int) -> list[Path]:
     """
     song = directory.parent / "song.wav"
     write_song(60, song)
-    with AudioReader(song) as reader:
-        rate = reader.info.sample_rate
-        samples = np.concatenate(list(reader.blocks(1 << 16)))
+    samples, rate = read_audio(song)
     rng = np.random.default_rng(seed)
     paths = []
     for number in range(count):
