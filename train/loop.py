@@ -14,7 +14,7 @@ from jaxsep.errors import JaxsepError
 from train.checkpoints import Checkpoints
 from train.config import RunConfig
 from train.input_pipeline import Pipeline
-from train.parallel import check_batch_size, on_any_process, replicate, replicate_step, shard
+from train.parallel import check_batch_size, on_any_process, replicate, replicate_step, shard, waiting_together
 from train.program import build_program, initial_state, initial_variables
 from train.tracks import Tracks
 from train.validate import Validation, Validator
@@ -102,7 +102,8 @@ def _run(
             began = time.perf_counter()
             examples = next(batches)
             waited = time.perf_counter() - began
-            state, metrics = step_fn(state, shard(examples, devices), key)
+            with waiting_together(f"step {step + 1}"):  # where so many are under way that no more is taken
+                state, metrics = step_fn(state, shard(examples, devices), key)
             step += 1
             watch.made(Made(step, metrics, examples, waited))
             advance(step)
