@@ -3,12 +3,17 @@
 The first of each kind is a process of its own, as a user has it; the others are calls of the same commands in this one.
 """
 
+import fcntl
 import logging
 import os
+import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +88,32 @@ def test_the_smoke_recipe_trains_and_says_what_it_does(trained):
     losses = [row["loss"] for row in rows(workdir) if "loss" in row]
     assert losses[-1] < 0.5 * losses[0]
     assert list((workdir / "tensorboard").iterdir())
+
+
+def test_a_terminal_shows_a_bar_above_which_the_rows_go(trained, cache, tmp_path):
+    """On a pseudo-terminal, as a shell has it: the bar moves in one line, and is gone at the end."""
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    # What the recipe compiles is there, from the run of `trained`.
+    command = [sys.executable, "-m", "train", str(SMOKE), *QUICK, "--workdir", str(tmp_path / "run")]
+    settings = {"env": {**environment(cache), "TERM": "xterm"}, "cwd": ROOT}
+    process = subprocess.Popen(command, stdin=its_end, stdout=its_end, stderr=its_end, **settings)
+    os.close(its_end)
+    shown = b""
+    with suppress(OSError):  # which is how Linux says that nobody writes any more
+        while block := os.read(terminal, 1 << 16):
+            shown += block
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0, shown
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n").split("\n")
+    # What a line showed before it was written over is in front of the last carriage return or erasure.
+    bars = "".join(lines)
+    assert [count for count in range(5) if f"step {count}/4 " in bars][-1] == 4 and "━" in bars and "loss 0." in bars
+    finals = [line.rsplit("\r", 1)[-1] for line in lines]
+    rows_shown = [line for line in finals if re.search(r"step \d  epoch ", line)]
+    assert [re.search(r"step (\d)  epoch", line)[1] for line in rows_shown] == ["1", "2", "3", "4"]
+    assert finals[-2].startswith("done after step 4") and finals[-1] == ""
+    assert "\x1b[?25h" in shown.decode()  # the cursor is back
 
 
 def test_a_run_separates_a_song(trained, cache, tmp_path):
