@@ -27,7 +27,8 @@ class SystemScore:
         value: The score, NaN where there is none.
         is_best: Whether none of the systems is better, to two decimals. Baselines are left aside, and one system alone
             is not the best.
-        improvement: Mean over tracks of the difference from the mixture's score, NaN where the mixture was not scored.
+        improvement: Mean over tracks of the difference from the mixture's score, NaN where the mixture was not scored,
+            or of artifacts, of which it has none.
         is_exact: Whether all estimates that count are exact.
         lower_is_better: Whether the lower end of the metric is better.
     """
@@ -125,7 +126,7 @@ def system_scores(
                     scale.average.replace("_", " "),
                     value,
                     row.system not in set(baselines) and round(value, 2) == best,
-                    _improvement(by_track, row.system),
+                    _improvement(by_track, row.system) if scale.improves else math.nan,
                     row.is_exact,
                     not scale.higher_is_better,
                 )

@@ -107,6 +107,13 @@ def test_nothing_in_brackets_stands_beside_a_score_that_is_no_number():
         assert score.text() == text
 
 
+@pytest.mark.parametrize(("metric", "improves"), [("SDR", True), ("SIR", True), ("SAR", False), ("SI-SAR", False)])
+def test_artifacts_are_not_compared_with_the_mixture_which_has_none(metric, improves):
+    scores = [track(system, "x", value, metric=metric) for system, value in (("a", 8.0), ("mixture", 107.0))]
+    (own,) = (score for score in system_scores(scores, aggregate(scores)) if (score.system, score.stem) == ("a", "x"))
+    assert own.text() == ("8.00 (-99.00)" if improves else "8.00")
+
+
 def test_exact_estimates_do_not_rule_the_axis_of_a_plot():
     """What is not infinite of their ratios is rounding, 107 dB here."""
     scores = [track("a", "x", 107.0, is_exact=True, name=name) for name in ("one", "two", "three")]
