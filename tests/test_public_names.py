@@ -36,7 +36,7 @@ MODULES = {
     "dsp": ["cuts", "masks", "overlap_add", "stft", "wiener"],
     "metrics": ["bss_eval", "frame_scores", "log_wmse", "museval_wrapper", "sdr", "spectral"],
     "models": ["context", "cutting", "domain", "ensemble", "family", "magnitude", "procedure", "spec", "waveform"],
-    "training": ["losses", "objective", "optimizer", "state", "step"],
+    "training": ["excerpts", "losses", "objective", "optimizer", "start", "state", "step"],
 }
 # What the rest of jaxsep uses of those modules, and users do not need.
 SHARED_WITHIN_JAXSEP = {

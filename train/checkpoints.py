@@ -23,7 +23,7 @@ from jaxsep.training.state import TrainState
 from jaxsep.weights import runs
 from jaxsep.weights.tree import flatten, unflatten
 from train.config import CheckpointsConfig
-from train.parallel import gather
+from train.parallel import gather, waiting_together
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ class Checkpoints:
                 self._check_space(arrays)
                 temporary.mkdir()
             # Called here and not in the thread: Orbax first has all processes agree, by way of the devices.
-            written = ocp.save_async(temporary / runs.STATE, unflatten(arrays))
+            with waiting_together(f"the checkpoint of step {step}"):
+                written = ocp.save_async(temporary / runs.STATE, unflatten(arrays))
         except jax.errors.JaxRuntimeError:  # another process is gone
             raise
         except Exception as error:  # Orbax and TensorStore have no common class
@@ -116,7 +117,8 @@ class Checkpoints:
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            with waiting_together("the last checkpoint"):
+                pending.result()
 
     def restore(self, like: TrainState) -> Restored | None:
         """Reads the newest checkpoint that is intact.

@@ -2,18 +2,19 @@
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxsep.errors import JaxsepError
 from train.checkpoints import Checkpoints
 from train.config import RunConfig
 from train.input_pipeline import Pipeline
-from train.parallel import check_batch_size, on_any_process, replicate, replicate_step, shard
+from train.parallel import check_batch_size, on_any_process, replicate, replicate_step, shard, waiting_together
 from train.program import build_program, initial_state, initial_variables
 from train.tracks import Tracks
 from train.validate import Validation, Validator
@@ -59,6 +60,18 @@ def run(
     Raises:
         JaxsepError: The run cannot go on; what was saved stays.
     """
+    with _told_of_memory(config):
+        return _run(config, workdir, tracks, stop_requested, tell, advance)
+
+
+def _run(
+    config: RunConfig,
+    workdir: Path,
+    tracks: Tracks,
+    stop_requested: Callable[[], bool],
+    tell: Callable[[dict[str, Any]], None],
+    advance: Callable[[int], None],
+) -> Outcome:
     devices = jax.local_device_count()
     training = config.training
     check_batch_size(training.batch_size, devices=jax.device_count(), accumulation=training.accumulation)
@@ -89,7 +102,8 @@ def run(
             began = time.perf_counter()
             examples = next(batches)
             waited = time.perf_counter() - began
-            state, metrics = step_fn(state, shard(examples, devices), key)
+            with waiting_together(f"step {step + 1}"):  # where so many are under way that no more is taken
+                state, metrics = step_fn(state, shard(examples, devices), key)
             step += 1
             watch.made(Made(step, metrics, examples, waited))
             advance(step)
@@ -109,6 +123,25 @@ def run(
                 watch.finish()
                 checkpoints.save(state, _record(config, validation, watch.interval), score=score)
     return Outcome(step, told and step < training.steps, validation.best_score)
+
+
+@contextmanager
+def _told_of_memory(config: RunConfig) -> Iterator[None]:
+    """Says in a sentence that memory ran out, the host's or a device's, and what takes it.
+
+    Raises:
+        JaxsepError: It did.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        length, rate = config.segment_length, config.model.sample_rate
+        raise JaxsepError(
+            f"There is not enough memory for training.batch_size {config.training.batch_size} and segments of {length} "
+            f"samples, {length / rate:.2f} s (data.segment_length); lower one of them, or raise training.accumulation."
+        ) from None
 
 
 def _is_told_to_stop(stop_requested: Callable[[], bool], step: int, config: RunConfig) -> bool:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -174,6 +174,18 @@ def waiting_for(
         over.set()
 
 
+def waiting_together(what: str) -> AbstractContextManager[None]:
+    """Says every ten seconds that this process waits for what all of them do together, while the block runs.
+
+    Args:
+        what: What they do.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return nullcontext()
+    return waiting_for(f"{what}, which takes all {count} processes of this run; this is process {jax.process_index()}")
+
+
 def replicate(tree: Any, devices: list[jax.Device] | None = None) -> Any:
     """Returns the tree on every device of this host, as the step gives it back, so that it compiles once."""
     mesh = Mesh(np.asarray(devices or jax.devices()), (AXIS,))
@@ -190,7 +202,7 @@ def gather(values: np.ndarray) -> np.ndarray:
     """Returns the values of all processes with a leading axis; all of them ask at the same step."""
     if jax.process_count() == 1:
         return values[None]
-    with waiting_for(f"the other {jax.process_count() - 1} processes of this run; this is {jax.process_index()}"):
+    with waiting_together("a message"):
         return np.asarray(multihost_utils.process_allgather(values))
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 from enum import StrEnum
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -39,7 +39,7 @@ from train.prepared import (
 )
 from train.problems import Problems
 from train.recordings import MIXTURE, AudioFile, FileRecording, Recording, warn_of_lengths
-from train.tracks import find_recordings
+from train.tracks import Recordings, find_recordings
 
 _LOSSY = ("MPEG", "VORBIS", "OPUS", "AAC", "AC3", "EAC3", "WMA", "MP2", "MP3")
 _NARROW = ("PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW", "ALAC_16")
@@ -91,14 +91,18 @@ def prepare(
         What was written, and warnings.
 
     Raises:
-        ConfigError: There is something at `out`, or there are no tracks, or what was asked for cannot be.
+        ConfigError: There is something at `out`, or there are no tracks, or what was asked for cannot be; or several
+            things are wrong with the tracks, which it lists.
         AudioError: A file cannot be read, or the disk takes no more.
     """
     out = Path(os.path.abspath(out))
     if out.exists() and not (overwrite and (out / INDEX).is_file()):
         fix = "it is no prepared data set: name another folder" if overwrite else "use --overwrite to replace it"
         raise ConfigError(f"'{out}' exists; {fix}.")
-    found = find_recordings(data)
+    problems = Problems()
+    found = Recordings((), ())
+    with problems.noted():
+        found = find_recordings(data, problems)
     work: list[tuple[Split, FileRecording]] = []
     splits: tuple[tuple[Split, tuple[Recording, ...]], ...] = (("train", found.train), ("valid", found.validation))
     for split, recordings in splits:
@@ -106,33 +110,47 @@ def prepare(
             if not isinstance(recording, FileRecording):
                 raise ConfigError(f"{data.root} is prepared already; name the folder of the audio files.")
             work.append((split, recording))
+    if not work:
+        problems.refuse()
     with new_files([out], replaced=[out] if overwrite else [], error=AudioError) as (temporary,), ExitStack() as stack:
         temporary.mkdir()
 
-        def write(numbered: tuple[int, tuple[Split, FileRecording]]) -> tuple[TrackEntry, Levels]:
+        def write(numbered: tuple[int, tuple[Split, FileRecording]]) -> _Written | list[JaxsepError]:
             number, (split, recording) = numbered
-            written = _write_track(
-                recording, temporary / f"{number:05}.array_record", split, sample_rate, channels, dtype
-            )
-            progress(recording.name, len(work))
-            return written
+            path = temporary / f"{number:05}.array_record"
+            try:
+                return _write_track(recording, path, split, sample_rate, channels, dtype)
+            except JaxsepError as error:
+                path.unlink(missing_ok=True)
+                return _wrong_files(recording, sample_rate, channels) or [error]
+            finally:
+                progress(recording.name, len(work))
 
         pool = ThreadPoolExecutor(threads or os.cpu_count())
         stack.callback(pool.shutdown, cancel_futures=True)
-        written = list(pool.map(write, enumerate(work)))
-        problems = Problems()
-        for error in (error for _, level in written for error in level.errors):
-            problems.add(error)
+        written: list[_Written] = []
+        for done in pool.map(write, enumerate(work)):
+            if isinstance(done, _Written):
+                written.append(done)
+            for error in done.levels.errors if isinstance(done, _Written) else done:
+                problems.add(error)
         problems.refuse()
-        index = DatasetIndex(sample_rate=sample_rate, channels=channels, tracks=tuple(entry for entry, _ in written))
+        index = DatasetIndex(sample_rate=sample_rate, channels=channels, tracks=tuple(each.entry for each in written))
         (temporary / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    levels = [level for _, level in written]
+    levels = [each.levels for each in written]
     return index, warn_of_lengths([recording for _, recording in work]) + warn_of_levels(levels, "throughout")
+
+
+class _Written(NamedTuple):
+    """A track that is written."""
+
+    entry: TrackEntry
+    levels: Levels
 
 
 def _write_track(
     recording: FileRecording, path: Path, split: Split, sample_rate: int, channels: int, dtype: str
-) -> tuple[TrackEntry, Levels]:
+) -> _Written:
     stored: Stored = "float32" if dtype == "float32" or (dtype == "auto" and not _holds_int16(recording)) else "int16"
     parts = (*recording.parts, MIXTURE) if recording.has_mixture else recording.parts
     levels = Levels(recording)
@@ -161,7 +179,17 @@ def _write_track(
         size=path.stat().st_size,
         sha256=file_sha256(path),
     )
-    return entry, levels
+    return _Written(entry, levels)
+
+
+def _wrong_files(recording: FileRecording, sample_rate: int, channels: int) -> list[JaxsepError]:
+    """Returns what is wrong with each file of a track: the first that is wrong ends its writing."""
+    problems = Problems()
+    for file in recording.files.values():
+        with problems.noted(), closing(_converted(file, sample_rate, channels)) as blocks:
+            for _ in blocks:
+                pass
+    return problems.errors
 
 
 def _holds_int16(recording: FileRecording) -> bool:

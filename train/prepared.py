@@ -187,7 +187,7 @@ def array_record(path: Path) -> Iterator[Any]:
     """Opens an ArrayRecord for writing.
 
     Raises:
-        AudioError: The disk takes no more.
+        OSError: The disk takes no more.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -198,7 +198,7 @@ def array_record(path: Path) -> Iterator[Any]:
         finally:
             writer.close()
     except RuntimeError as error:
-        raise AudioError(f"The prepared data cannot be written: {_first_clause(error)}.") from None
+        raise OSError(_first_clause(error)) from None
 
 
 def encode(block: np.ndarray, dtype: Stored) -> bytes:

@@ -19,6 +19,11 @@ class Problems:
     def __len__(self) -> int:
         return len(self._errors)
 
+    @property
+    def errors(self) -> list[JaxsepError]:
+        """What was met, in order."""
+        return list(self._errors.values())
+
     def add(self, error: JaxsepError) -> None:
         """Puts an error aside."""
         self._errors.setdefault(str(error), error)
@@ -37,7 +42,7 @@ class Problems:
         Raises:
             JaxsepError: The one error, as it is; where there are several, a ConfigError that lists them.
         """
-        errors = list(self._errors.values())
+        errors = self.errors
         if len(errors) == 1:
             raise errors[0]
         if errors:

@@ -110,6 +110,20 @@ def initial_state(config: RunConfig, program: Program, variables: Variables) -> 
     return create_state(variables, program.optimizer, ema=config.training.ema_decay is not None)
 
 
+def state_bytes(config: RunConfig) -> int:
+    """Returns how large the state of a run is, and so each of its checkpoints. Nothing is computed.
+
+    Raises:
+        ConfigError: What is to be frozen does not exist.
+    """
+    shapes = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in expected_shapes(config.model).items()}
+    variables = unflatten(shapes)
+    optimizer = build_optimizer(config.optimizer, variables["params"])
+    ema = config.training.ema_decay is not None
+    state = jax.eval_shape(partial(create_state, optimizer=optimizer, ema=ema), variables)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
 def step_shapes(config: RunConfig, share: tuple[int, ...]) -> tuple[Program, Any, Any, Any]:
     """Returns the step of a recipe and the shapes that go into it. Nothing is drawn, read or computed.
 

@@ -18,6 +18,7 @@ from jaxsep.training.step import Metrics
 from train.augment import Examples
 from train.config import RunConfig
 from train.input_pipeline import Pipeline
+from train.parallel import waiting_together
 from train.writers import Writers
 
 
@@ -147,7 +148,8 @@ class Watch:
         self._pace.validated(seconds)
 
     def _read(self, made: Made) -> None:
-        metrics = jax.device_get(made.metrics)
+        with waiting_together(f"step {made.step}"):
+            metrics = jax.device_get(made.metrics)
         if not metrics.finite:
             raise self._not_finite(made, metrics)
         self.interval = self.interval.after(metrics)

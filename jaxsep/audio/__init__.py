@@ -4,6 +4,7 @@ from jaxsep.audio.decoders import AudioInfo
 from jaxsep.audio.formats import SUBTYPES, check_output, choose_subtype
 from jaxsep.audio.reader import AudioReader, probe
 from jaxsep.audio.resample import Resampler, resample, resampled_length
+from jaxsep.audio.whole_file import read_audio
 from jaxsep.audio.writer import AudioWriter, close_together
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "choose_subtype",
     "close_together",
     "probe",
+    "read_audio",
     "resample",
     "resampled_length",
 ]

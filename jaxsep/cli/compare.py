@@ -41,10 +41,10 @@ def speed(
     if task not in ("inference", "training", "both"):
         raise ConfigError(f"--task is '{task}'; give 'inference', 'training' or 'both'.")
     from jaxsep.cli.runtime import find_model
-    from jaxsep.compare.frameworks import processors
     from jaxsep.compare.legs import PACKAGES
     from jaxsep.compare.reports import write_report
     from jaxsep.compare.speed import TASKS, measure_speed, to_markdown
+    from jaxsep.environment import processors
     from jaxsep.weights.pretrained import read_one_spec
 
     chosen = tuple(name.strip() for name in frameworks.split(","))

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from jaxsep.audio import AudioReader
+from jaxsep.compare import load
 from jaxsep.compare.song import excerpt
-from jaxsep.environment import peak_memory_bytes, processor, versions
+from jaxsep.environment import peak_memory_bytes, processor, processors, versions
 from jaxsep.metrics.bss_eval import bss_eval, bss_eval_streamed
 from jaxsep.metrics.frame_scores import METRICS
 from jaxsep.metrics.museval_wrapper import museval_scores
@@ -56,13 +57,14 @@ def compare(seconds: float, runs: int) -> dict[str, Any]:
     """
     references, estimates, rate = real_stems(seconds)
     seconds_of: dict[str, list[dict[str, float]]] = {"jaxsep": [], "museval": []}
-    difference = 0.0
+    difference, during = 0.0, []
     for _ in range(runs):
         scores = {}
         for name, function in (("jaxsep", bss_eval), ("museval", museval_scores)):
             wall, cpu = time.perf_counter(), time.process_time()
             scores[name] = function(references, estimates, sample_rate=rate)
             seconds_of[name].append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
+        during.append(load.load_average())
         difference = max(
             float(np.nanmax(np.abs(getattr(scores["jaxsep"], metric) - getattr(scores["museval"], metric))))
             for metric in METRICS
@@ -74,6 +76,10 @@ def compare(seconds: float, runs: int) -> dict[str, Any]:
         "median_wall_seconds": {
             name: statistics.median(run["wall"] for run in measured) for name, measured in seconds_of.items()
         },
+        "steadiness": {
+            name: load.steadiness([[run["wall"]] for run in measured]) for name, measured in seconds_of.items()
+        },
+        "load_during": load.largest(during),
         "museval_over_jaxsep": {
             kind: statistics.median(
                 theirs[kind] / ours[kind]
@@ -113,22 +119,25 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--long-seconds", type=float, default=3600.0, help="0 leaves the long track out")
     options = parser.parse_args()
+    before = load.load_average()
     # First, so that its peak of memory is its own.
     long = long_track(options.long_seconds) if options.long_seconds else None
+    both = compare(options.seconds, options.runs)
+    steady = [load.row_of(name, each) for name, each in both["steadiness"].items()]
     result: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
         # Threads of numpy's and scipy's BLAS, of both; None for as many as there are cores.
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS"),
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_average": load.verdict(before, [both["load_during"]], processors(), steady),
         "versions": versions(),
         "long_track": long or "not run",
-        "side_by_side": compare(options.seconds, options.runs),
+        "side_by_side": both,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
-    both = result["side_by_side"]
+    print(load.in_words(result["load_average"]))
     print(
         f"museval takes {both['museval_over_jaxsep']['wall']:.1f} times as long as jaxsep "
         f"({both['museval_over_jaxsep']['cpu']:.1f} times the CPU's); largest difference "

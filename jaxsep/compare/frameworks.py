@@ -3,7 +3,6 @@
 What is measured with them is in speed.py and speed_leg.py; twins.py finds the twins.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -246,11 +245,6 @@ FRAMEWORKS: dict[str, Callable[[ModelSpec, Variables, int], Framework]] = {
     "tensorflow": TensorFlow,
     "tensorflow-function": lambda spec, variables, threads: TensorFlow(spec, variables, threads, compiled=True),
 }
-
-
-def processors() -> int:
-    """Returns how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _nothing() -> None:

@@ -6,7 +6,6 @@ one process and a sample of them in a process each, by turns, with a warm compil
 
 import argparse
 import json
-import os
 import shlex
 import statistics
 import sys
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsep.audio import AudioReader, AudioWriter
+from jaxsep.audio import AudioWriter, read_audio
+from jaxsep.compare import load
 from jaxsep.compare.process_speed import run_command
 from jaxsep.compare.song import write_song
-from jaxsep.environment import processor, versions
+from jaxsep.environment import processor, processors, versions
 
 JAXSEP = shlex.quote(str(Path(sys.executable).with_name("jaxsep")))
 
@@ -35,9 +35,7 @@ def write_clips(directory: Path, *, count: int, seed: int) -> list[Path]:
     """
     song = directory.parent / "song.wav"
     write_song(60, song)
-    with AudioReader(song) as reader:
-        rate = reader.info.sample_rate
-        samples = np.concatenate(list(reader.blocks(1 << 16)))
+    samples, rate = read_audio(song)
     rng = np.random.default_rng(seed)
     paths = []
     for number in range(count):
@@ -57,6 +55,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=20, help="Files that get a process each, in every turn.")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
+    before, during = load.load_average(), []
     with tempfile.TemporaryDirectory() as folder:
         clips = write_clips(Path(folder) / "clips", count=options.files, seed=0)
         out, report = Path(folder) / "out", Path(folder) / "report.json"
@@ -76,14 +75,22 @@ def main() -> None:
             for clip in sample:
                 run_command(f"{JAXSEP} separate {clip} -o {out} --overwrite --quiet")
             alone.append((time.perf_counter() - started) / len(sample))
+            during.append(load.load_average())
         per_file = [run.wall_seconds / options.files for run in in_one]
         ratio = statistics.median(single / shared for single, shared in zip(alone, per_file, strict=True))
+        steady = {
+            name: load.steadiness([[seconds] for seconds in turns])
+            for name, turns in (("one_process", per_file), ("one_process_per_file", alone))
+        }
+        rows = [load.row_of(name, each) for name, each in steady.items()]
         result = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["python", "-m", "jaxsep.compare.many_files", *sys.argv[1:]]),
             "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": processors(),
             "versions": versions(),
+            "load_average": load.verdict(before, during, processors(), rows),
+            "steadiness": steady,
             "files": options.files,
             "one_process": {
                 "seconds_per_file": statistics.median(per_file),
@@ -99,6 +106,7 @@ def main() -> None:
         f"one process: {statistics.median(per_file):.3f} s a file; one for each: {statistics.median(alone):.3f} s; "
         f"ratio {ratio:.2f}; waited for the device {100 * statistics.median(busy):.0f} % of the time"
     )
+    print(load.in_words(result["load_average"]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsep.environment import processor
+from jaxsep.compare import load
+from jaxsep.environment import processor, processors
 from jaxsep.models.unet import SPLEETER_2STEMS, UNet, UNetConfig
 
 _LOG = logging.getLogger("jaxsep.compare.network_speed")
@@ -52,7 +53,8 @@ def measure_forward(
 
     from jaxsep.compare.reference import unet as reference
 
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    before, during = load.load_average(), []
+    threads = processors()
     torch.set_num_threads(threads)
     network = UNet(config)
     rng = np.random.default_rng(0)
@@ -84,6 +86,7 @@ def measure_forward(
             expected = theirs()
             error = float(np.abs(ours() - expected).max() / np.abs(expected).max())
             times = by_turns({"jaxsep": ours, "pytorch": theirs}, repeats)
+            during.append(load.load_average())
             peaks.append(matrix_peak())
             medians = {name: statistics.median(seconds) for name, seconds in times.items()}
             rows.append(
@@ -91,6 +94,7 @@ def measure_forward(
                     "batch": batch,
                     "median_seconds": medians,
                     "minimum_seconds": {name: min(seconds) for name, seconds in times.items()},
+                    "steadiness": steadiness(times),
                     "times_as_fast_as_pytorch": medians["pytorch"] / medians["jaxsep"],
                     # Counted as plain convolutions, of which Winograd's form computes half and the other forms more.
                     "gflops_per_second": 2e-9 * batch * multiplications(config, frames) / medians["jaxsep"],
@@ -109,7 +113,7 @@ def measure_forward(
         "cpu": processor(),
         "threads": threads,
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
-        "load_average": list(os.getloadavg()),
+        "load_average": load.verdict(before, during, threads, rows_of_turns(rows)),
         "frames": frames,
         "repeats": repeats,
         "config": config.model_dump(mode="json"),
@@ -158,6 +162,26 @@ def by_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[s
     return times
 
 
+def steadiness(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Returns how far the times of `by_turns` lie apart, by name: each turn is a round."""
+    return {
+        name: load.steadiness([seconds[i : i + COUNTED_IN_A_TURN] for i in range(0, len(seconds), COUNTED_IN_A_TURN)])
+        for name, seconds in times.items()
+    }
+
+
+def rows_of_turns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what `load.verdict` takes of the rows of a report, each with the 'steadiness' of both frameworks."""
+    return [
+        load.row_of(
+            ", ".join([name, *(str(row[key]) for key in ("model", "part") if key in row), f"batch {row['batch']}"]),
+            steady,
+        )
+        for row in rows
+        for name, steady in row["steadiness"].items()
+    ]
+
+
 def matrix_peak(size: int = 2048) -> float:
     """Returns the rate of a large matrix product, in 10^9 float32 operations a second."""
     matrix = jnp.ones((size, size))
@@ -178,6 +202,7 @@ def main() -> None:
     _LOG.setLevel(logging.INFO)
     results = measure_forward(batch_sizes=arguments.batch_sizes, repeats=arguments.repeats)
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    _LOG.info("%s", load.in_words(results["load_average"]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxsep.environment import processor, versions
+from jaxsep.compare import load
+from jaxsep.environment import processor, processors, versions
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,17 @@ def measure(commands: Mapping[str, str], *, runs: int, warm_up: int) -> dict[str
         warm_up: Runs of each before those.
 
     Returns:
-        For every name its runs, their medians, and the median of the ratios of its wall time to the first command's.
+        For every name its runs, their medians, how far they lie apart, the largest load average after any of them, and
+        the median of the ratios of its wall time to the first command's.
     """
     measured: dict[str, list[Run]] = {name: [] for name in commands}
+    during: dict[str, list[float | None]] = {name: [] for name in commands}
     for turn in range(warm_up + runs):
         for name, command in commands.items():
             run = run_command(command)
             if turn >= warm_up:
                 measured[name].append(run)
+                during[name].append(load.load_average())
     first = next(iter(measured.values()))
     return {
         name: {
@@ -94,6 +98,8 @@ def measure(commands: Mapping[str, str], *, runs: int, warm_up: int) -> dict[str
             "median_wall_seconds": statistics.median(run.wall_seconds for run in counted),
             "median_cpu_seconds": statistics.median(run.cpu_seconds for run in counted),
             "peak_memory_bytes": max(run.peak_memory_bytes for run in counted),
+            "steadiness": load.steadiness([[run.wall_seconds] for run in counted]),
+            "load_during": load.largest(during[name]),
             "wall_time_over_first": statistics.median(
                 own.wall_seconds / other.wall_seconds for own, other in zip(counted, first, strict=True)
             ),
@@ -111,14 +117,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=1)
     options = parser.parse_args()
+    before = load.load_average()
     commands = dict(command.split("=", 1) for command in options.commands)
     measured = measure(commands, runs=options.runs, warm_up=options.warm_up)
-    report = {
+    steady = [load.row_of(name, each["steadiness"]) for name, each in measured.items()]
+    report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "jaxsep.compare.process_speed", *sys.argv[1:]]),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
         "versions": versions(),
+        "load_average": load.verdict(before, [each["load_during"] for each in measured.values()], processors(), steady),
         "measured": measured,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +137,7 @@ def main() -> None:
             f"{name:24} {result['median_wall_seconds']:8.2f} s  {result['peak_memory_bytes'] / 1e6:8.0f} MB  "
             f"{result['wall_time_over_first']:6.2f} x"
         )
+    print(load.in_words(report["load_average"]))
 
 
 if __name__ == "__main__":

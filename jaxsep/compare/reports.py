@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxsep.compare.frameworks import processors
-from jaxsep.environment import processor, versions
+from jaxsep.environment import processor, processors, versions
 from jaxsep.naming import new_files
 
 

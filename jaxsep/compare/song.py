@@ -7,9 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from jaxsep.audio import AudioReader, AudioWriter
+from jaxsep.audio import AudioWriter, read_audio
 from jaxsep.errors import AudioError
 
 
@@ -34,11 +32,9 @@ def write_song(seconds: float, path: Path) -> None:
     """
     if path.exists():
         return
-    with AudioReader(excerpt()) as reader:
-        rate, channels = reader.info.sample_rate, reader.info.channels
-        once = np.concatenate(list(reader.blocks(1 << 16)))
+    once, rate = read_audio(excerpt())
     missing = round(seconds * rate)
-    with AudioWriter(path, sample_rate=rate, channels=channels, format="wav", subtype="PCM_16") as writer:
+    with AudioWriter(path, sample_rate=rate, channels=once.shape[1], format="wav", subtype="PCM_16") as writer:
         while missing:
             writer.write(once[:missing])
             missing -= min(missing, len(once))

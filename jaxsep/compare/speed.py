@@ -7,13 +7,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from jaxsep.compare import load, speed_leg
-from jaxsep.compare.frameworks import processors
 from jaxsep.compare.legs import PACKAGES, run_leg
 from jaxsep.compare.reports import circumstances
 from jaxsep.compare.speed_leg import Leg
+from jaxsep.environment import processors
 
 TASKS = ("inference", "training")
 
@@ -99,19 +97,10 @@ def measure_speed(
             key = (task, framework)
             row: dict[str, Any] = {"framework": framework, "task": task}
             rows.append(row | ({"not_run": reasons[key]} if key in reasons else _summary(results[key], batch_size)))
-    steady = [
-        {"framework": f"{row['framework']}, {row['task']}", "p50": row["p50_seconds"], "p95": row["p95_seconds"]}
-        for row in rows
-        if "not_run" not in row
-    ]
-    most = load.largest(during)
+    steady = [load.row_of(f"{row['framework']}, {row['task']}", row) for row in rows if "not_run" not in row]
     return {
         **circumstances(),
-        "load_average": {
-            "before": before,
-            "during": most,
-            "busy": load.why_busy(before, most, threads, steady),
-        },
+        "load_average": load.verdict(before, during, threads, steady),
         "model": model if member is None else f"{model}, member {member}",
         "batch_size": batch_size,
         "dtype": "float32",
@@ -125,24 +114,20 @@ def measure_speed(
 
 
 def _summary(rounds: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    calls = [seconds for each in rounds for seconds in each["call_seconds"]]
-    p50, p95 = (float(np.percentile(calls, share)) for share in (50, 95))
+    steady = load.steadiness([each["call_seconds"] for each in rounds])
+    p50 = steady["p50_seconds"]
     single = ("import_seconds", "build_seconds", "compile_seconds", "first_call_seconds")
     devices = [each["peak_device_memory_bytes"] for each in rounds if each["peak_device_memory_bytes"] is not None]
-    medians = [statistics.median(each["call_seconds"]) for each in rounds]
     return {
         "version": rounds[0]["version"],
         **{name: statistics.median(each[name] for each in rounds) for name in single},
-        "p50_seconds": p50,
-        "p95_seconds": p95,
+        **steady,
         "calls_per_second": 1 / p50,
         "audio_seconds_per_second": batch_size * rounds[0]["segment_seconds"] / p50,
         "first_value": rounds[0]["first_value"],
         "memory_after_import_bytes": max(each["memory_after_import_bytes"] for each in rounds),
         "peak_memory_bytes": max(each["peak_memory_bytes"] for each in rounds),
         "peak_device_memory_bytes": max(devices) if devices else None,
-        "round_medians_seconds": medians,
-        "between_rounds": load.spread(medians),
     }
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from jaxsep.compare import load, study_leg
-from jaxsep.compare.frameworks import processors
 from jaxsep.compare.legs import run_leg
 from jaxsep.compare.reports import circumstances
 from jaxsep.compare.study_config import StudyConfig
 from jaxsep.compare.study_data import Songs, check_songs, prepare_songs
 from jaxsep.compare.study_leg import StudyLeg
+from jaxsep.environment import processors
 from jaxsep.errors import ConfigError
 from jaxsep.naming import new_files
 

@@ -101,13 +101,13 @@ def _step_seconds(run: dict[str, Any]) -> float:
 
 def _load(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], threads: int) -> dict[str, Any]:
     """The largest load of all goes in which the study was made; runs of earlier versions do not tell."""
-    before, during = (load.largest(run.get(f"load_{when}") for run in runs) for when in ("before", "during"))
+    before, during = ([run.get(f"load_{when}") for run in runs] for when in ("before", "during"))
     steady = [
         {"framework": row["framework"], "p50": row["step_seconds_p50"], "p95": row["step_seconds_p95"]}
         for row in rows
         if "step_seconds_p50" in row
     ]
-    return {"before": before, "during": during, "busy": load.why_busy(before, during, threads, steady)}
+    return load.verdict(load.largest(before), during, threads, steady)
 
 
 def _comparison(

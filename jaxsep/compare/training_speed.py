@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxsep.compare.network_speed import by_turns, matrix_peak, multiplications
+from jaxsep.compare import load
+from jaxsep.compare.network_speed import by_turns, matrix_peak, multiplications, rows_of_turns, steadiness
 from jaxsep.dsp.stft import STFTConfig
-from jaxsep.environment import processor
+from jaxsep.environment import processor, processors
 from jaxsep.models.spec import ModelSpec
 from jaxsep.models.unet import UNet, UNetConfig
 from jaxsep.training.losses import l1
@@ -61,7 +62,8 @@ def measure_training(
     """
     import torch
 
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    before, during = load.load_average(), []
+    threads = processors()
     torch.set_num_threads(threads)
     config, domain = spec.config, spec.domain.magnitudes("this measurement")
     assert isinstance(config, UNetConfig)
@@ -85,6 +87,7 @@ def measure_training(
                 theirs = _their_step(config, variables, batch, transform if part == "step" else None)
                 first = {"jaxsep": ours(), "pytorch": theirs()}
                 times = by_turns({"jaxsep": ours, "pytorch": theirs}, repeats)
+                during.append(load.load_average())
                 peaks.append(matrix_peak())
                 medians = {name: statistics.median(seconds) for name, seconds in times.items()}
                 pairs = zip(times["jaxsep"], times["pytorch"], strict=True)
@@ -94,6 +97,7 @@ def measure_training(
                         "batch": batch_size,
                         "median_seconds": medians,
                         "minimum_seconds": {name: min(seconds) for name, seconds in times.items()},
+                        "steadiness": steadiness(times),
                         "times_as_fast_as_pytorch": statistics.median(theirs / ours for ours, theirs in pairs),
                         "gflops_per_second": 2e-9 * batch_size * _multiplications(config, frames) / medians["jaxsep"],
                         "compile_seconds": compile_seconds,
@@ -118,7 +122,7 @@ def measure_training(
         "cpu": processor(),
         "threads": threads,
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
-        "load_average": list(os.getloadavg()),
+        "load_average": load.verdict(before, during, threads, rows_of_turns(rows)),
         "repeats": repeats,
         "model": spec.model_dump(mode="json"),
         "matrix_peak_gflops_per_second": max(peaks),
@@ -222,6 +226,7 @@ def main() -> None:
     _LOG.setLevel(logging.INFO)
     results = measure_training(batch_sizes=arguments.batch_sizes, repeats=arguments.repeats)
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    _LOG.info("%s", load.in_words(results["load_average"]))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsep.compare.network_speed import by_turns
+from jaxsep.compare import load
+from jaxsep.compare.network_speed import by_turns, rows_of_turns, steadiness
 from jaxsep.compare.twins import build_twin
-from jaxsep.environment import processor
+from jaxsep.environment import processor, processors
 from jaxsep.models.spec import ModelSpec
 from jaxsep.training.objective import Batch, LossConfig, LossTerm, objective
 from jaxsep.training.optimizer import OptimizerConfig, build_optimizer
@@ -76,6 +77,8 @@ def measure(spec: ModelSpec, *, forward_batches: Sequence[int], step_batches: Se
                 "batch": size,
                 "median_seconds": {name: statistics.median(seconds) for name, seconds in times.items()},
                 "minimum_seconds": {name: min(seconds) for name, seconds in times.items()},
+                "steadiness": steadiness(times),
+                "load_average": load.load_average(),
                 "times_as_fast_as_pytorch": times_as_fast,
                 "first_call_seconds": compile_seconds,
                 # The mean square of the estimates, or the loss before the first step.
@@ -161,7 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     _LOG.setLevel(logging.INFO)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    before, threads = load.load_average(), processors()
     torch.set_num_threads(threads)
     with jax.default_device(jax.devices("cpu")[0]):
         rows = [
@@ -181,11 +184,12 @@ def main() -> None:
         "cpu": processor(),
         "threads": threads,
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
-        "load_average": list(os.getloadavg()),
+        "load_average": load.verdict(before, [row["load_average"] for row in rows], threads, rows_of_turns(rows)),
         "repeats": arguments.repeats,
         "measured": rows,
     }
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    _LOG.info("%s", load.in_words(results["load_average"]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ _LEFT, _TOP, _HEIGHT, _BOTTOM, _BOX_WIDTH = 48, 22, 220, 30, 26
 _LETTER = 7.5
 # Points beyond the whiskers are drawn at their place up to so much of what all whiskers span.
 _REACH = 0.5
+# How far a plot may shrink, so that letters of 10 pixels can be read.
+_NARROWEST = 0.7
 
 Groups = Sequence[tuple[str, Sequence[tuple[str, Sequence[float]]]]]
 
@@ -59,8 +61,10 @@ def box_plot(groups: Groups, unit: str = "dB") -> str:
             f'<text x="{_LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{round(tick, 9):g}</text>'
         )
     height = _TOP + _HEIGHT + _BOTTOM
+    # On narrow windows it shrinks, as far as its text can be read.
+    size = f"width:100%;max-width:{x:.0f}px;min-width:{_NARROWEST * x:.0f}px;height:auto"
     return (
-        f'<svg role="img" viewBox="0 0 {x:.0f} {height}" width="{x:.0f}" height="{height}">'
+        f'<svg role="img" viewBox="0 0 {x:.0f} {height}" width="{x:.0f}" height="{height}" style="{size}">'
         f'<text x="12" y="{_TOP + _HEIGHT / 2}" transform="rotate(-90 12 {_TOP + _HEIGHT / 2})" '
         f'text-anchor="middle">{_text(unit)}</text>' + "".join([*lines, *drawn]) + "</svg>"
     )
@@ -115,11 +119,11 @@ def _box(
 def _beyond(x: float, values: Sequence[float], colour: str, low: float, high: float) -> list[str]:
     """A triangle at the end of the axis for what lies beyond it, and the number of the farthest."""
     marks = []
-    for farthest, edge, point, text in (
-        (max(values), _TOP, -1, _TOP - 10),
-        (min(values), _TOP + _HEIGHT, 1, _TOP + _HEIGHT - 6),
+    for farthest, is_beyond, edge, point, text in (
+        (max(values), max(values) > high, _TOP, -1, _TOP - 10),
+        (min(values), min(values) < low, _TOP + _HEIGHT, 1, _TOP + _HEIGHT - 6),
     ):
-        if low <= farthest <= high:
+        if not is_beyond:
             continue
         shown = f"{'&gt;' if farthest > 0 else '&lt;'}{'' if farthest > 0 else '-'}{LARGEST_DB:.0f}"
         number = shown if abs(farthest) >= LARGEST_DB else f"{farthest:.0f}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxsep.evaluation.aggregates import Aggregate, TrackScore
 from jaxsep.evaluation.box_plot import box_plot, legend
-from jaxsep.evaluation.scales import in_words, scale_of
+from jaxsep.evaluation.scales import LARGEST_DB, in_words, scale_of
 from jaxsep.evaluation.tables import (
     Table,
     aggregate_table,
@@ -33,12 +33,22 @@ th { font-weight: 600; } td.n, th.n { text-align: right; white-space: nowrap; }
 .first td { border-top: 2px solid #aab4c0; }
 dt { font-weight: 600; } dd { margin: 0 0 .3em 1.2em; } summary { cursor: pointer; padding: .3em 0; }
 .plots { display: flex; flex-wrap: wrap; gap: 1em; } figure { margin: 0; max-width: 100%; }
-.scroll { overflow-x: auto; max-width: 100%; } .warning { border-left: 4px solid #d55e00; padding-left: .8em; }
+.scroll { overflow-x: auto; max-width: 100%; background: linear-gradient(to right, #fff 40%, #fff0) local,
+          linear-gradient(to left, #fff 40%, #fff0) right local, linear-gradient(to right, #1c243033, #1c243000),
+          linear-gradient(to left, #1c243033, #1c243000) right; background-repeat: no-repeat;
+          background-size: 3em 100%, 3em 100%, .8em 100%, .8em 100%; }
+.warning { border-left: 4px solid #d55e00; padding-left: .8em; }
 .legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2em 1.2em; }
 .legend span { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
 figcaption { font-weight: 600; } svg text { font: 12px system-ui, sans-serif; fill: #1c2430; }
 svg text.small { font-size: 10px; }
+@media (max-width: 640px) {
+  th, td { padding-right: .6em; } td.n, th.n { white-space: normal; }
+  .scroll tr > :first-child { position: sticky; left: 0; background: #fff; }
+}
 """
+# Edges of a box that scrolls are shaded where there is more; on narrow windows, scores break before their brackets and
+# the first column stays in sight.
 
 
 def make_page(report: "Report") -> str:
@@ -104,8 +114,11 @@ def html_page(title: str, parts: Sequence[str]) -> str:
 def _plots(scores: Sequence[TrackScore], systems: Sequence[str]) -> list[str]:
     values: dict[str, dict[tuple[str, str], list[float]]] = {}
     for score in scores:
-        if math.isfinite(score.frames_median):
-            values.setdefault(score.metric, {}).setdefault((score.stem, score.system), []).append(score.frames_median)
+        # Of an exact estimate, what is not infinite is rounding too.
+        is_beyond = score.is_exact and scale_of(score.metric).in_decibels
+        value = LARGEST_DB if is_beyond else score.frames_median
+        if math.isfinite(value):
+            values.setdefault(score.metric, {}).setdefault((score.stem, score.system), []).append(value)
     figures = []
     for metric, by_box in values.items():
         stems = dict.fromkeys(score.stem for score in scores if score.metric == metric)

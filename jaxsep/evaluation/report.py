@@ -42,7 +42,8 @@ EXPLANATION = (
 COMPARISON = (
     "Metrics by frame are compared by SiSEC's median over tracks of the median over frames, those of whole tracks by "
     "the mean over tracks, as in the Music Demixing Challenges. The best system is bold, baselines aside. In brackets "
-    "is the mean improvement over the mixture, where the mixture was scored (--baselines mixture)."
+    "is the mean improvement over the mixture, where the mixture was scored (--baselines mixture); of artifacts, of "
+    "which it has none, there is no such thing."
 )
 DIFFERENCES = (
     "The second system minus the first, track by track (medians over frames), over their common tracks: mean, its 95 % "

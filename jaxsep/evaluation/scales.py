@@ -17,21 +17,24 @@ class Scale:
             unit.
         higher_is_better: Whether higher scores are better.
         average: The average over tracks by which systems are compared, a field of `Aggregate`.
+        improves: Whether the difference from the mixture's score says something. Of artifacts it does not: the mixture
+            has none, and its ratio is the rounding.
     """
 
     in_decibels: bool = True
     higher_is_better: bool = True
     average: str = CHALLENGE_AVERAGE
+    improves: bool = True
 
 
-_FRAME_SCALES = {name: Scale(average=SISEC_AVERAGE) for name in ("SDR", "ISR", "SIR", "SAR")}
+_FRAME_SCALES = {name: Scale(average=SISEC_AVERAGE, improves=name != "SAR") for name in ("SDR", "ISR", "SIR", "SAR")}
 SCALES = {
     **_FRAME_SCALES,
     **{f"museval {name}": scale for name, scale in _FRAME_SCALES.items()},
     "global SDR": Scale(),
     "SI-SDR": Scale(),
     "SI-SIR": Scale(),
-    "SI-SAR": Scale(),
+    "SI-SAR": Scale(improves=False),
     "log-WMSE": Scale(in_decibels=False),
     "spectral distance": Scale(in_decibels=False, higher_is_better=False),
     "bleedless": Scale(in_decibels=False),

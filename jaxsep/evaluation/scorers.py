@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
 from jaxsep import unfinished
+from jaxsep.environment import processors
 from jaxsep.errors import AudioError, JaxsepError
 from jaxsep.evaluation.scoring import ScoringJob, score_track
 
@@ -60,9 +61,8 @@ def scorers(processes: int) -> Iterator[Scorers]:
     """
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for name in names:
-        os.environ.setdefault(name, str(max(1, cores // processes)))
+        os.environ.setdefault(name, str(max(1, processors() // processes)))
     try:
         made = Scorers(processes)
         try:

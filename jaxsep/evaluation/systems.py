@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jaxsep.evaluation.aggregates import Aggregate, TrackScore, aggregate, common_tracks
 from jaxsep.evaluation.paired import PairedDifference, holm, paired_difference
-from jaxsep.evaluation.scales import Scale, in_words, scale_of
+from jaxsep.evaluation.scales import LARGEST_DB, Scale, in_words, scale_of
 from jaxsep.evaluation.tracks import MIXTURE
 
 
@@ -27,7 +27,8 @@ class SystemScore:
         value: The score, NaN where there is none.
         is_best: Whether none of the systems is better, to two decimals. Baselines are left aside, and one system alone
             is not the best.
-        improvement: Mean over tracks of the difference from the mixture's score, NaN where the mixture was not scored.
+        improvement: Mean over tracks of the difference from the mixture's score, NaN where the mixture was not scored,
+            or of artifacts, of which it has none.
         is_exact: Whether all estimates that count are exact.
         lower_is_better: Whether the lower end of the metric is better.
     """
@@ -44,9 +45,14 @@ class SystemScore:
     lower_is_better: bool
 
     def text(self, *, with_improvement: bool = True) -> str:
-        """Returns the score as tables show it, with the improvement over the mixture in brackets."""
-        shown = in_words(self.value, in_decibels=scale_of(self.metric).in_decibels, is_exact=self.is_exact)
-        has_more = with_improvement and math.isfinite(self.improvement) and self.system != MIXTURE
+        """Returns the score as tables show it, with the improvement over the mixture in brackets.
+
+        Beside a score that is not shown as a number there is none: it would be the rounding's.
+        """
+        in_decibels = scale_of(self.metric).in_decibels
+        shown = in_words(self.value, in_decibels=in_decibels, is_exact=self.is_exact)
+        is_number = not (in_decibels and (self.is_exact or abs(self.value) >= LARGEST_DB))
+        has_more = with_improvement and is_number and math.isfinite(self.improvement) and self.system != MIXTURE
         return f"{shown} ({self.improvement:+.2f})" if has_more else shown
 
 
@@ -120,7 +126,7 @@ def system_scores(
                     scale.average.replace("_", " "),
                     value,
                     row.system not in set(baselines) and round(value, 2) == best,
-                    _improvement(by_track, row.system),
+                    _improvement(by_track, row.system) if scale.improves else math.nan,
                     row.is_exact,
                     not scale.higher_is_better,
                 )

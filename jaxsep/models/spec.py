@@ -1,7 +1,7 @@
 """ModelSpec: everything that is needed, beside the arrays, to run a set of weights. No arrays, no files."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Unpack
+from typing import Any, TypeGuard, Unpack
 
 import flax.linen as nn
 import pydantic
@@ -139,33 +139,49 @@ class ModelSpec(Config):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _read_older_versions_and_the_config_of_the_family(cls, data: Any) -> Any:
-        from jaxsep.models import find_family  # the families build on this module's neighbours
-
+    def _read_older_versions_and_fill_in_what_follows(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
         check_version(data.get("format_version", FORMAT_VERSION), newest=FORMAT_VERSION)
         if is_version_1(data):
             data = from_version_1(data)
-        family, config = data.get("family"), data.get("config")
-        if isinstance(family, str):
-            try:
-                found = find_family(family)
-                if isinstance(config, Mapping):
-                    config = found.config.parse(config, where=f"the '{family}' config")
-                    data = {**data, "config": config}
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
+        try:
+            config = _config_of(data.get("family"), data.get("config"))
+        except ConfigError:
+            # The fields tell it, beside all else that is wrong; what follows from it is not missing.
+            return _with_placeholders(data)
+        data = {**data, "config": config} if "config" in data else data
         domain = data.get("domain")
-        is_without_bins = isinstance(domain, Mapping) and domain.get("kind") == "magnitude" and "bins" not in domain
-        if is_without_bins and isinstance(config, SpectralConfig):
+        if _is_without_bins(domain) and isinstance(config, SpectralConfig):
             data = {**data, "domain": {**domain, "bins": config.bins}}
         return _with_all_lengths(data)
 
-    @pydantic.model_validator(mode="after")
-    def _stems_are_distinct_names(self) -> "ModelSpec":
-        check_stems(self.stems)
-        return self
+    @pydantic.field_validator("family")
+    @classmethod
+    def _family_is_known(cls, family: str) -> str:
+        from jaxsep.models import find_family  # the families build on this module's neighbours
+
+        try:
+            find_family(family)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return family
+
+    @pydantic.field_validator("config", mode="before")
+    @classmethod
+    def _config_is_its_familys(cls, config: Any, info: Any) -> Any:
+        if "family" not in info.data:  # which is told, and whose keys nobody knows
+            return Config()
+        try:
+            return _config_of(info.data["family"], config)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @pydantic.field_validator("stems")
+    @classmethod
+    def _stems_are_distinct_names(cls, stems: tuple[str, ...]) -> tuple[str, ...]:
+        check_stems(stems)
+        return stems
 
     @pydantic.model_validator(mode="after")
     def _the_parts_fit_the_family(self) -> "ModelSpec":
@@ -206,6 +222,41 @@ class ModelSpec(Config):
             yield str(error).removesuffix(".")
 
 
+def _config_of(family: Any, config: Any) -> Any:
+    """Returns a config as its family's class; as it is where one of both is no such thing, which validation tells.
+
+    Raises:
+        ConfigError: There is no such family, or the config is none of it.
+    """
+    from jaxsep.models import find_family
+
+    if not isinstance(family, str) or not isinstance(config, Mapping):
+        return config
+    return find_family(family).config.parse(config, where=f"the '{family}' config")
+
+
+def _is_without_bins(domain: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(domain, Mapping) and domain.get("kind") == "magnitude" and "bins" not in domain
+
+
+def _with_placeholders(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fills in what would follow from a config that is wrong, so that it is not told as missing."""
+    domain, procedure = data.get("domain"), data.get("procedure")
+    if _is_without_bins(domain):
+        data = {**data, "domain": {**domain, "bins": 1}}
+    if not isinstance(procedure, Mapping) or not isinstance(procedure.get("cutting"), Mapping):
+        return data
+    cutting = procedure["cutting"]
+    if cutting.get("kind", "chunks") != "chunks":
+        return data
+    return {**data, "procedure": {**procedure, "cutting": _of_one_length(cutting)}}
+
+
+def _of_one_length(cutting: Mapping[str, Any]) -> dict[str, Any]:
+    length = cutting.get("chunk_length", cutting.get("estimate_length"))
+    return {"chunk_length": length, "chunk_hop": length, **cutting}
+
+
 def _with_all_lengths(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fills in the lengths of chunks that follow from others; leaves what is wrong to be told later."""
     config, domain, procedure = (data.get(key) for key in ("config", "domain", "procedure"))
@@ -217,8 +268,7 @@ def _with_all_lengths(data: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         completed = _DOMAIN.validate_python(domain).complete(cutting, config)
     except (pydantic.ValidationError, ConfigError):
-        length = cutting.get("chunk_length", cutting.get("estimate_length"))
-        completed = {"chunk_length": length, "chunk_hop": length, **cutting}
+        completed = _of_one_length(cutting)
     return {**data, "procedure": {**procedure, "cutting": completed}}
 
 

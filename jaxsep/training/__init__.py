@@ -1,8 +1,9 @@
-"""What training computes: losses, optimizers, state and step. Pure functions; no devices, no files, no data.
+"""What training computes: losses, optimizers, state and step. Pure functions; no devices, no files.
 
 `jaxsep.training.objective` is the function, not the module that it is from.
 """
 
+from jaxsep.training.excerpts import random_batches
 from jaxsep.training.losses import l1, l2, log_wmse, multi_resolution_stft, negative_sdr, negative_si_sdr
 from jaxsep.training.objective import Batch, Evaluated, LossConfig, LossTerm, objective
 from jaxsep.training.optimizer import (
@@ -13,6 +14,7 @@ from jaxsep.training.optimizer import (
     learning_rate_at,
     learning_rate_schedule,
 )
+from jaxsep.training.start import start_training
 from jaxsep.training.state import TrainState, create_state
 from jaxsep.training.step import Metrics, train_step
 
@@ -37,5 +39,7 @@ __all__ = [
     "negative_sdr",
     "negative_si_sdr",
     "objective",
+    "random_batches",
+    "start_training",
     "train_step",
 ]

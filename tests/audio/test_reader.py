@@ -11,10 +11,12 @@ import hypothesis
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from audio_files import encode, lag, read, tones
 from hypothesis import strategies as st
 
-from jaxsep.audio import AudioReader, probe
+from jaxsep.audio import AudioReader, probe, read_audio
+from jaxsep.errors import AudioError
 
 # Two decoders of one lossy file, both in float32, round differently: 2e-6 is the largest difference seen in a song.
 DECODERS = 5e-6
@@ -249,3 +251,23 @@ def test_the_package_imports_neither_jax_nor_pyav() -> None:
     program = "import jaxsep.audio, sys; print([name for name in ('jax', 'av') if name in sys.modules])"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert output.stdout.strip() == "[]"
+
+
+def test_a_whole_file_comes_at_the_rate_and_with_the_channels_asked_for(tmp_path):
+    mono = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 1)).astype(np.float32)
+    soundfile.write(tmp_path / "mono.wav", mono, 8000, subtype="FLOAT")
+    samples, rate = read_audio(tmp_path / "mono.wav")
+    assert rate == 8000
+    np.testing.assert_array_equal(samples, mono)
+    samples, rate = read_audio(tmp_path / "mono.wav", sample_rate=16000, channels=2)
+    assert rate == 16000
+    expected = soxr.resample(mono, 8000, 16000, quality="HQ")
+    # Cut to the length that jaxsep's conversion has; samples are those of soxr but for rounding in float32.
+    np.testing.assert_allclose(samples[:9000], np.repeat(expected, 2, axis=1)[:9000], atol=1e-4)
+    soundfile.write(tmp_path / "three.wav", np.repeat(mono, 3, axis=1), 8000)
+    with pytest.raises(AudioError, match=r"three\.wav has 3 channels, and 2 are asked for; mix it down first"):
+        read_audio(tmp_path / "three.wav", channels=2)
+    content = (tmp_path / "mono.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match=r"cut\.wav is cut short or damaged"):
+        read_audio(tmp_path / "cut.wav")

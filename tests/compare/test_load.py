@@ -2,9 +2,20 @@
 
 import os
 
+import numpy as np
 import pytest
 
-from jaxsep.compare.load import in_words, largest, load_average, spread, why_busy
+from jaxsep.compare.load import (
+    in_words,
+    largest,
+    load_average,
+    row_of,
+    spread,
+    steadiness,
+    verdict,
+    wait_until_quiet,
+    why_busy,
+)
 
 STEADY = {"framework": "jax", "p50": 0.1, "p95": 0.19}
 
@@ -38,3 +49,30 @@ def test_the_load_is_the_systems(monkeypatch):
 def test_the_spread_of_rounds_is_a_part_of_the_median():
     assert spread([1.0, 1.1, 1.3]) == pytest.approx(0.3 / 1.1)
     assert spread([2.0]) == 0.0
+
+
+def test_times_are_told_with_how_far_they_lie_apart():
+    rounds = [[0.1, 0.3, 0.2], [0.4, 0.5, 0.9]]
+    steady = steadiness(rounds)
+    assert steady["p50_seconds"] == pytest.approx(np.percentile(rounds, 50))
+    assert steady["p95_seconds"] == pytest.approx(np.percentile(rounds, 95))
+    assert steady["round_medians_seconds"] == [0.2, 0.5] and steady["between_rounds"] == pytest.approx(0.3 / 0.5)
+    assert steadiness([[2.0]]) == {
+        "p50_seconds": 2.0,
+        "p95_seconds": 2.0,
+        "round_medians_seconds": [2.0],
+        "between_rounds": 0.0,
+    }
+    said = verdict(0.1, [None, 1.5, 0.3], 2, [row_of("jax, batch 1", steady)])
+    assert said == {"before": 0.1, "during": 1.5, "busy": ["jax, batch 1: p95 (0.8 s) is over twice p50 (0.35 s)"]}
+    assert verdict(0.1, [1.5], 2, [row_of("jax", steadiness([[1.0], [1.1]]))])["busy"] == []
+
+
+def test_what_ran_before_is_waited_for_but_not_for_ever(monkeypatch):
+    loads, waited = [3.0, 1.0, 0.5], []
+    monkeypatch.setattr(os, "getloadavg", lambda: (loads[min(len(waited), 2)], 9.0, 9.0))
+    wait_until_quiet(pause=waited.append)
+    assert waited == [1.0, 1.0]
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 9.0, 9.0))
+    wait_until_quiet(5.0, pause=waited.append)
+    assert len(waited) == 7

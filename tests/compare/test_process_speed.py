@@ -19,14 +19,21 @@ def test_time_and_memory_of_a_command_are_counted_and_written(tmp_path):
     output = tmp_path / "bench" / "speed.json"
     command = python("import time; held = b'1' * 200_000_000; time.sleep(0.3)")
     options = ["--runs", "2", "--warm-up", "0", "--output", str(output)]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "jaxsep.compare.process_speed", *options, f"holds={command}"],
         check=True,
-        stdout=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
-    measured = json.loads(output.read_text())["measured"]["holds"]
+    report = json.loads(output.read_text())
+    assert ("busy machine: do not quote" in done.stdout) is bool(report["load_average"]["busy"])
+    assert "Load average" in done.stdout
+    measured = report["measured"]["holds"]
     assert measured["command"] == command
     assert len(measured["runs"]) == 2
+    walls = [run["wall_seconds"] for run in measured["runs"]]
+    assert measured["steadiness"]["round_medians_seconds"] == walls
+    assert measured["steadiness"]["p50_seconds"] == pytest.approx(sum(walls) / 2)
     for run in measured["runs"]:
         assert 0.3 < run["wall_seconds"] < 30
         assert 0 < run["cpu_seconds"] < 30

@@ -28,3 +28,5 @@ def test_both_frameworks_compute_the_same_and_the_report_is_consistent(form, sha
         assert row["first_result"]["jaxsep"] > 0
         assert 0 < row["minimum_seconds"]["jaxsep"] <= row["median_seconds"]["jaxsep"]
         assert row["times_as_fast_as_pytorch"] > 0
+        for name, steady in row["steadiness"].items():
+            assert steady["p50_seconds"] == pytest.approx(row["median_seconds"][name])

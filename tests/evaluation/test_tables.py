@@ -6,11 +6,11 @@ import re
 import pytest
 
 from jaxsep.evaluation.aggregates import TrackScore, aggregate
-from jaxsep.evaluation.box_plot import legend
-from jaxsep.evaluation.page import html_page
+from jaxsep.evaluation.box_plot import box_plot, legend
+from jaxsep.evaluation.page import _plots, html_page
 from jaxsep.evaluation.palette import colours
 from jaxsep.evaluation.scales import in_words
-from jaxsep.evaluation.systems import system_scores
+from jaxsep.evaluation.systems import SystemScore, system_scores
 from jaxsep.evaluation.tables import aggregate_table, as_html, as_latex, as_markdown, comparison_tables
 
 
@@ -99,6 +99,30 @@ def test_rounding_is_not_shown_and_exact_estimates_are_called_exact():
     assert aggregate_table(aggregate([one, track("a", "x", 10.0, name="two")])).rows[0][-1] == "80.00"
 
 
+def test_nothing_in_brackets_stands_beside_a_score_that_is_no_number():
+    """The improvement of an exact estimate would be the rounding's."""
+    shown = {"tracks": 1, "average": "mean", "is_best": False, "improvement": 154.1, "lower_is_better": False}
+    for value, is_exact, text in ((150.0, True, "exact"), (150.0, False, "> 150"), (9.5, False, "9.50 (+154.10)")):
+        score = SystemScore(metric="SDR", stem="x", system="a", value=value, is_exact=is_exact, **shown)
+        assert score.text() == text
+
+
+@pytest.mark.parametrize(("metric", "improves"), [("SDR", True), ("SIR", True), ("SAR", False), ("SI-SAR", False)])
+def test_artifacts_are_not_compared_with_the_mixture_which_has_none(metric, improves):
+    scores = [track(system, "x", value, metric=metric) for system, value in (("a", 8.0), ("mixture", 107.0))]
+    (own,) = (score for score in system_scores(scores, aggregate(scores)) if (score.system, score.stem) == ("a", "x"))
+    assert own.text() == ("8.00 (-99.00)" if improves else "8.00")
+
+
+def test_exact_estimates_do_not_rule_the_axis_of_a_plot():
+    """What is not infinite of their ratios is rounding, 107 dB here."""
+    scores = [track("a", "x", 107.0, is_exact=True, name=name) for name in ("one", "two", "three")]
+    scores += [track("b", "x", value, name=name) for name, value in (("one", 1.0), ("two", 2.0), ("three", 3.0))]
+    (plot,) = _plots(scores, ["a", "b"])
+    assert plot.count("&gt;150") == plot.count("<path") == 1, "once, at the upper end"
+    assert "107" not in plot and ">100<" not in plot
+
+
 @pytest.mark.parametrize("count", [12, 40])
 def test_colours_of_systems_do_not_repeat(count):
     found = colours(count)
@@ -110,6 +134,11 @@ def test_colours_of_systems_do_not_repeat(count):
 def test_wide_parts_of_the_page_scroll_in_boxes_of_their_own():
     """So that nothing is cut on a narrow window."""
     style = html_page("t", [])
-    assert re.search(r"\.scroll \{ overflow-x: auto; max-width: 100%; \}", style)
+    assert re.search(r"\.scroll \{ overflow-x: auto; max-width: 100%;", style)
+    # The name of the system stays in sight, scores break before their brackets, and plots shrink to seven tenths.
+    narrow = style[style.index("@media (max-width: 640px)") :]
+    assert "position: sticky; left: 0" in narrow and "td.n, th.n { white-space: normal; }" in narrow
+    (widths,) = re.findall(r"max-width:(\d+)px;min-width:(\d+)px", box_plot([("vocals", [("x", [1.0])])]))
+    assert int(widths[1]) == round(0.7 * int(widths[0]))
     assert "figure { margin: 0; max-width: 100%; }" in style and "overflow-wrap: anywhere" in style
     assert as_html(aggregate_table([])).startswith('<div class="scroll"><table>')

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 import jaxsep
@@ -32,7 +33,9 @@ def test_a_model_is_trained_on_songs_kept_and_separates_another_song(tmp_path, m
     checkpoint = tmp_path / "mine.safetensors"
     options = ["--steps", "30", "--batch-size", "2"]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "songs"), str(checkpoint), *options])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert ended.value.code == 0
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", capsys.readouterr().out)]
     assert losses[-1] < 0.8 * losses[0]
     true = sources(3)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from train_runs import PLAIN, SHALLOW, SMOKE, rows
@@ -44,6 +46,25 @@ def test_a_step_that_is_not_finite_ends_the_run_and_leaves_its_batch(tmp_path):
     assert max(saved_steps(tmp_path / "run")) == step - 1
     state = read_state(tmp_path / "run" / "checkpoints" / str(step - 1), ("params",))
     assert state["params"]
+
+
+@pytest.mark.parametrize("allocate", [lambda: np.zeros(1 << 58), lambda: jnp.zeros(1 << 46)])
+def test_memory_that_runs_out_is_told_with_what_takes_it(tmp_path, monkeypatch, allocate):
+    """The host's, of which numpy tells, and the device's, of which XLA does."""
+    monkeypatch.setattr("train.loop.shard", lambda examples, devices: allocate())
+    with pytest.raises(
+        JaxsepError, match=r"not enough memory for training\.batch_size 4 and segments of \d+ samples, \d.\d\d s"
+    ):
+        train(tmp_path / "run")
+
+
+def test_other_failures_of_xla_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    def fail(examples, devices):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr("train.loop.shard", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        train(tmp_path / "run")
 
 
 def test_a_run_ends_when_its_score_has_not_risen_for_its_patience(tmp_path):

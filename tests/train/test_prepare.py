@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,29 @@ def test_a_file_that_cannot_be_decoded_leaves_nothing_behind(folders, tmp_path) 
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(AudioError, match=r"bass\.wav is cut short or damaged: .*; mend it or take the track away"):
         prepare(data(folders), tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["folders"]
+
+
+def test_everything_that_is_wrong_is_told_at_once(folders, tmp_path, song, write, song_int16) -> None:
+    """Files that cannot be opened, files of one track that cannot be decoded to their end, channels, and levels."""
+    for part in ("bass", "vocals"):
+        path = folders / f"train/second/{part}.wav"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (folders / "train/first/drums.wav").write_bytes(b"no audio")
+    write(folders / "train/wide", {name: np.tile(audio, (1, 3)) for name, audio in song_int16.items()})
+    write(folders / "train/loud", {name: song[name] * np.float32(1e6) for name in song_int16})
+    with pytest.raises(ConfigError) as met:
+        prepare(data(folders), tmp_path / "out")
+    lines = str(met.value).splitlines()
+    for told in (
+        r"drums\.wav ",
+        r"second/bass\.wav is cut short or damaged: .*; mend it or take the track away",
+        r"second/vocals\.wav is cut short or damaged: .*; mend it or take the track away",
+        r"wide/\w+\.wav has 6 channels, which cannot become 2; mix it down first",
+        r"loud/\w+\.wav",
+    ):
+        assert any(re.search(told, line) for line in lines[1:]), (told, lines)
+    assert lines[0] == f"{len(lines) - 1} problems:"
     assert sorted(os.listdir(tmp_path)) == ["folders"]
 
 

@@ -1,8 +1,13 @@
 """Runs of several processes: they train as one does, and none outlives another one by much."""
 
+import os
+import re
+import signal
 import socket
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,7 +32,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_two(workdir, *overrides, cache):
+def start_two(workdir, *overrides, cache, **options):
     port = free_port()
     return [
         start(
@@ -36,9 +41,14 @@ def start_two(workdir, *overrides, cache):
             cache=cache,
             devices=2,
             options=("--coordinator", f"localhost:{port}", "--processes", "2", "--process", str(process)),
+            **options,
         )
         for process in range(2)
     ]
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize(
@@ -140,23 +150,41 @@ def test_two_processes_train_as_one_does(tmp_path, cache):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_killed_ends_the_others(tmp_path, cache, victim):
-    processes = start_two(
-        tmp_path / "run", *SHORT, "training.steps=100000", "checkpoints.every_steps=100000", cache=cache
-    )
+def test_a_process_that_hangs_is_told_by_the_others_and_one_that_is_killed_ends_them(tmp_path, cache, victim):
+    """First stopped, as a host that hangs is: whoever waits says so, every third of a second here. Then killed."""
+    program = "import train.parallel, train.__main__ as main; train.parallel.TELL_SECONDS = 0.3; main.app()"
+    long = ("training.steps=100000", "checkpoints.every_steps=100000", "logging.every_steps=20")
+    processes = start_two(tmp_path / "run", *SHORT, *long, cache=cache, program=("-c", program))
+    trains = []
     try:
-        while count_rows(tmp_path / "run") < 5:
+        while count_rows(tmp_path / "run") < 1:
             for process in processes:
                 assert process.poll() is None, process.communicate()
             time.sleep(0.05)
+        trains = [child for process in processes for child in children_of(process.pid)]
+        os.kill(trains[victim], signal.SIGSTOP)
+        other = processes[1 - victim]
+        told = re.compile(
+            r"waiting for (step \d+|a message), which takes all 2 processes of this run; "
+            rf"this is process {1 - victim} \([1-9] s so far\)"
+        )
+        lines = [""]
+        while not told.search(lines[-1]):
+            lines.append(other.stderr.readline())
+            assert lines[-1], lines  # the end, at which JAX has given up
+        os.kill(trains[victim], signal.SIGKILL)
         processes[victim].kill()
         killed = time.monotonic()
-        _, err = processes[1 - victim].communicate(timeout=60)
+        _, err = other.communicate(timeout=60)
         assert time.monotonic() - killed < 30
-        assert processes[1 - victim].returncode not in (0, 75)
+        assert other.returncode not in (0, 75)
         assert "Traceback" not in err
         assert "Another process of this run is gone" in err
     finally:
         for process in processes:
             process.kill()
+        for child in trains:  # a stopped one does not see that its parent is gone
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        for process in processes:
             process.communicate()

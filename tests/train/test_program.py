@@ -11,7 +11,7 @@ from jaxsep.models import FAMILIES
 from jaxsep.weights.checkpoint import save_checkpoint
 from jaxsep.weights.tree import expected_shapes, flatten
 from train.config import RunConfig
-from train.program import build_network, build_program, initial_state, initial_variables
+from train.program import build_network, build_program, initial_state, initial_variables, state_bytes
 
 SPEC = small_spec()
 
@@ -84,6 +84,21 @@ def test_frozen_parameters_have_no_optimizer_state():
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)]
     assert any("source_1" in path for path in paths)
     assert not any("source_0" in path for path in paths)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": {"frozen": ["source_0/*"]}},
+        {"optimizer": {"kind": "sgd"}, "training": {"steps": 1, "ema_decay": 0.9}},
+    ],
+)
+def test_the_size_of_a_state_is_known_before_there_is_one(changes):
+    config = config_of(**changes)
+    variables = initial_variables(config)
+    state = initial_state(config, build_program(config, variables["params"]), variables)
+    assert state_bytes(config) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
 def test_bfloat16_is_what_is_computed_in_and_float32_what_is_kept():

@@ -153,7 +153,7 @@ def test_overrides_go_before_what_the_file_says():
         ("training.steps=many", r"training\.steps: Input should be a valid integer.*\(got 'many'\)"),
         ("training.steps=0", r"training\.steps: Input should be greater than or equal to 1 \(got 0\)"),
         ("model.domain={kind: waveform}", "model: family 'unet' works on magnitudes, and the domain is 'waveform'"),
-        ("model.config.bins=1000", r"model: .*bins \(= 1000\) must be a multiple of 64"),
+        ("model.config.bins=1000", r"model.config: .*bins \(= 1000\) must be a multiple of 64"),
         ("data.stems={drums: [kick]}", "data.stems names 'drums', and the model's stems are vocals, accompaniment"),
         ("loss.stem_weights=[1]", "There are 1 stem_weights for the stems vocals, accompaniment"),
         ("optimizer.schedule.kind=plateau", "optimizer.schedule: a schedule of kind 'plateau' needs 'patience'"),
@@ -218,6 +218,31 @@ def test_what_is_wrong_in_the_parts_and_between_them_is_told_at_once():
         ConfigError, match=r"1 stems are named.*; channels \(= 1\) are not the config's.*; the ratio mask"
     ):
         load("unet_2stems", "model.stems=[vocals]", "model.channels=1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.config.bins=-3", "model.config: the 'unet' config is not a valid UNetConfig: bins: Input should be"),
+        ("model.family=unett", "model.family: there is no model family 'unett'. Did you mean 'unet'"),
+    ],
+)
+def test_a_network_that_is_wrong_hides_nothing_else(change, message):
+    """Of the model's other keys; and what would follow from the network is not said to be missing."""
+    other = ("model.stems=[vocals, vocals]", "model.sample_rate=0", "model.domain.stft.n_fft=0", "model.wrong=1")
+    with pytest.raises(ConfigError) as raised:
+        load("unet_2stems", change, *other, "model.config.dropout=7", "training.steps=0")
+    told = str(raised.value)
+    for part in (
+        message,
+        "model.stems: stems ('vocals', 'vocals') are not distinct",
+        "model.sample_rate: Input should be greater than 0",
+        "model.domain.stft.n_fft: Input should be greater than 0",
+        "unknown key 'model.wrong'",
+        "training.steps: Input should be greater than or equal to 1",
+    ):
+        assert told.count(part) == 1, told
+    assert "is missing" not in told and told.count("unknown key") == 1
 
 
 @pytest.mark.parametrize(

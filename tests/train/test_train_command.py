@@ -3,12 +3,19 @@
 The first of each kind is a process of its own, as a user has it; the others are calls of the same commands in this one.
 """
 
+import fcntl
 import logging
 import os
+import pty
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +26,8 @@ from typer.testing import CliRunner
 from jaxsep.weights.checkpoint import load_checkpoint
 from jaxsep.weights.runs import choose_checkpoint
 from jaxsep.weights.tree import flatten
+from train.config import load_config
+from train.program import state_bytes
 
 QUICK = ("training.steps=4", "checkpoints.every_steps=2", *PLAIN)
 
@@ -81,10 +90,35 @@ def test_the_smoke_recipe_trains_and_says_what_it_does(trained):
     assert list((workdir / "tensorboard").iterdir())
 
 
+def test_a_terminal_shows_a_bar_above_which_the_rows_go(trained, cache, tmp_path):
+    """On a pseudo-terminal, as a shell has it: the bar moves in one line, and is gone at the end."""
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    # What the recipe compiles is there, from the run of `trained`.
+    command = [sys.executable, "-m", "train", str(SMOKE), *QUICK, "--workdir", str(tmp_path / "run")]
+    settings = {"env": {**environment(cache), "TERM": "xterm"}, "cwd": ROOT}
+    process = subprocess.Popen(command, stdin=its_end, stdout=its_end, stderr=its_end, **settings)
+    os.close(its_end)
+    shown = b""
+    with suppress(OSError):  # which is how Linux says that nobody writes any more
+        while block := os.read(terminal, 1 << 16):
+            shown += block
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0, shown
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r\n", "\n").split("\n")
+    # What a line showed before it was written over is in front of the last carriage return or erasure.
+    bars = "".join(lines)
+    assert [count for count in range(5) if f"step {count}/4 " in bars][-1] == 4 and "━" in bars and "loss 0." in bars
+    finals = [line.rsplit("\r", 1)[-1] for line in lines]
+    rows_shown = [line for line in finals if re.search(r"step \d  epoch ", line)]
+    assert [re.search(r"step (\d)  epoch", line)[1] for line in rows_shown] == ["1", "2", "3", "4"]
+    assert finals[-2].startswith("done after step 4") and finals[-1] == ""
+    assert "\x1b[?25h" in shown.decode()  # the cursor is back
+
+
 def test_a_run_separates_a_song(trained, cache, tmp_path):
     """The stems of a synthetic mixture are nearer to the truth than the mixture is."""
     workdir, _ = trained
-    from train.config import load_config
     from train.tracks import find_tracks
 
     config = load_config(SMOKE)
@@ -242,6 +276,22 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_one_sentence(trained, tmp
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("train: The checkpoint of step 2 cannot be written: File too large")
     assert os.listdir(tmp_path / "run" / "checkpoints") == []
+
+
+def test_check_tells_whether_the_checkpoints_will_fit_on_the_disk(trained, tmp_path, train, monkeypatch):
+    """Two of the latest, the best, and the one that is being written; the smoke recipe saves no more than two."""
+    size = state_bytes(load_config(SMOKE))
+    saved = [path.stat().st_size for path in choose_checkpoint(trained[0]).rglob("*") if path.is_file()]
+    # Records are beside the arrays, and of so small a network they are as large.
+    assert size < sum(saved) < 2 * size
+    many = ("checkpoints.every_steps=10", "validation.every_steps=20")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2.5 * size))
+    train(SMOKE, "--workdir", tmp_path / "run", "--check")
+    told = train(SMOKE, "--workdir", tmp_path / "run", "--check", *many, status=2).stderr
+    assert re.search(r"will take \d+ MB more \(4 of \d+ MB\), and \d+ MB are free on the disk of ", told), told
+    assert told.count("\n") == 1
+    # What is there takes no room again.
+    train(SMOKE, "--workdir", trained[0], "--check", *many)
 
 
 def test_check_looks_and_leaves_nothing(tmp_path, train):

@@ -21,9 +21,15 @@ def environment(cache: Path, devices: int = 1) -> dict[str, str]:
 
 
 def start(
-    workdir: Path, *overrides: str, cache: Path, devices: int = 1, options: tuple[str, ...] = (), recipe: Path = SMOKE
+    workdir: Path,
+    *overrides: str,
+    cache: Path,
+    devices: int = 1,
+    options: tuple[str, ...] = (),
+    recipe: Path = SMOKE,
+    program: tuple[str, ...] = ("-m", "train"),
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "train", str(recipe), *overrides, "--workdir", str(workdir), *options]
+    command = [sys.executable, *program, str(recipe), *overrides, "--workdir", str(workdir), *options]
     return subprocess.Popen(
         command,
         cwd=ROOT,
