@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 # torch is pinned in constraints.txt: without a pin it is a CUDA build of several gigabytes.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
-# Two at a time: JAX uses more than one core at times, and the tests' memory is that of the largest model for each.
-PYTEST_OPTIONS ?= --numprocesses 2 --dist loadfile
+# Two at a time: JAX uses more than one core at times, and the tests' memory is that of the largest model for each. In
+# the order of their names: else files of few tests come last, which are those that take a minute, and a worker waits.
+PYTEST_OPTIONS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-latest check bench bench-study bench-train bench-tpu clean
 

@@ -26,18 +26,24 @@ UNOPTIMIZED = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 
+# What has a worker of pytest-xdist beside it computes on one core: threads of OpenBLAS and of OpenMP wait in loops for
+# each other, which took more than half of the time of BSS Eval's tests, and a quarter of that of PyTorch's networks.
+ONE_CORE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--unoptimized", action="store_true", help="Have XLA compile without optimisation.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Sets XLA's flags for all processes of the suite, if this XLA knows them, and lets Ctrl-C in."""
+    """Sets flags of XLA, if this one knows them, and threads for all processes of the suite; lets Ctrl-C in."""
     # A shell's background jobs ignore Ctrl-C, and so would all processes that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Under nohup they would ignore a closing terminal.
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if config.getoption("numprocesses", None):  # in the process that starts the workers, which load these libraries
+        os.environ.update({name: value for name, value in ONE_CORE.items() if name not in os.environ})
     if config.getoption("--unoptimized") and not hasattr(config, "workerinput"):
         flags = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMIZED}".strip()
         known = subprocess.run(

@@ -120,13 +120,15 @@ def _serve(pipe: Connection) -> None:
     # Ctrl-C is for the process that started this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    pipe.send(True)
+    # Whoever asked may be gone by the time that there is an answer: then nobody is told.
+    answer: JaxsepError | bool | None = True
     while True:
         try:
+            pipe.send(answer)
             job = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
-        pipe.send(score_track(job))
+        answer = score_track(job)
 
 
 def _end_with_parent() -> None:

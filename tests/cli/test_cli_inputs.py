@@ -111,11 +111,16 @@ def test_two_stems_are_the_stem_and_the_mixture_minus_it(jaxsep):
     assert np.abs(stem).max() > 0.01
 
 
-def piped(data, *arguments):
-    return subprocess.run([SCRIPT, "separate", *arguments], input=data, capture_output=True, timeout=120)
+@pytest.fixture
+def piped(small_model):
+    def run(data, *arguments):
+        command = [SCRIPT, "separate", "-m", small_model, *arguments]
+        return subprocess.run(command, input=data, capture_output=True, timeout=120)
+
+    return run
 
 
-def test_standard_input_is_separated_as_stdin(place, monkeypatch):
+def test_standard_input_is_separated_as_stdin(piped, place, monkeypatch):
     write_song("song.flac", 0.5)
     scratch = place / "scratch"
     scratch.mkdir()
@@ -138,7 +143,7 @@ def test_standard_input_is_separated_as_stdin(place, monkeypatch):
         (b"no audio at all", ["-"], b"jaxsep: stdin is not "),
     ],
 )
-def test_standard_input_that_cannot_work_is_one_sentence(place, data, arguments, words):
+def test_standard_input_that_cannot_work_is_one_sentence(piped, place, data, arguments, words):
     done = piped(data, *arguments)
     assert done.returncode in (1, 2)
     assert words in done.stderr

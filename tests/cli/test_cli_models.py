@@ -115,11 +115,17 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "a cache"
 
 
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Deezer's 2-stem weights, packed as Deezer packed them, and the sha256 of that."""
+    path = tmp_path_factory.mktemp("release") / "2stems.tar.gz"
+    return path, pack(tensorflow_checkpoint(), path)
+
+
 @pytest.fixture
-def server(monkeypatch, tmp_path_factory):
-    """Serves Deezer's 2-stem weights, packed as Deezer packed them, as the archive of their single-precision form."""
-    archive = tmp_path_factory.mktemp("release") / "2stems.tar.gz"
-    sha256 = pack(tensorflow_checkpoint(), archive)
+def server(monkeypatch, archive):
+    """Serves the archive as that of the single-precision form."""
+    archive, sha256 = archive
     with FileServer(sends(archive.read_bytes())) as server:
         publish(monkeypatch, sha256, server.url, "spleeter-2stems-fp32")
         server.archive = archive

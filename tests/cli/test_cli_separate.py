@@ -1,4 +1,7 @@
-"""`jaxsep separate` with the bundled model, in this process: what is written, what is printed, what is reported."""
+"""`jaxsep separate` in this process: what is written, what is printed, what is reported.
+
+With the bundled model where a test is about what it computes, else with a small one.
+"""
 
 import json
 import math
@@ -51,10 +54,10 @@ def test_a_song_becomes_the_stems_that_the_library_computes(jaxsep, library):
     assert result.stderr == ""
 
 
-def test_selection_stretch_names_and_residual_of_a_long_flac(jaxsep):
+def test_selection_stretch_names_and_residual_of_a_long_flac(quick_jaxsep):
     mixture = write_song("long.flac", 60, subtype="PCM_16")
     succeeded(
-        jaxsep(
+        quick_jaxsep(
             *["separate", "long.flac", "-o", "out", "--format", "flac", "--subtype", "PCM_24", "--stems", "vocals"],
             *["--residual", "--offset", "31.5", "--duration", "0.75", "--filename", "{stem} of {track}.{ext}"],
         )
@@ -68,11 +71,11 @@ def test_selection_stretch_names_and_residual_of_a_long_flac(jaxsep):
     np.testing.assert_allclose(sum(stems), mixture[start : start + length], atol=STEP_24 + 1e-7)
 
 
-def test_mp3_and_ogg_of_mono_at_another_rate_have_the_length_of_the_input(jaxsep):
+def test_mp3_and_ogg_of_mono_at_another_rate_have_the_length_of_the_input(quick_jaxsep):
     write_song("song.wav", 1.2345, sample_rate=48000, channels=1)
     frames = round(1.2345 * 48000)
     for options in (["--format", "mp3", "--bitrate", "128"], ["--format", "ogg", "--sample-rate", "input"]):
-        succeeded(jaxsep("separate", "song.wav", "--overwrite", *options))
+        succeeded(quick_jaxsep("separate", "song.wav", "--overwrite", *options))
     for name in ("vocals.mp3", "vocals.ogg", "accompaniment.mp3", "accompaniment.ogg"):
         info = soundfile.info(f"separated/song/{name}")
         assert (info.samplerate, info.channels, info.frames) == (48000, 1, frames), name
@@ -110,14 +113,14 @@ def test_loud_stems_warn_or_are_rescaled_by_one_gain_and_still_sum(jaxsep):
     np.testing.assert_allclose(sum(stems), gain * mixture, atol=3e-6)
 
 
-def test_a_bad_input_fails_alone(jaxsep):
+def test_a_bad_input_fails_alone(quick_jaxsep):
     write_song("one.wav", 0.5)
     write_song("two.wav", 0.5)
     Path("notes.wav").write_text("these are no samples\n")
     Path("empty.wav").touch()
     os.mkfifo("pipe.wav")
     inputs = ["one.wav", "missing.wav", "notes.wav", "empty.wav", "pipe.wav", "two.wav"]
-    result = jaxsep("separate", *inputs, "--report", "report.json")
+    result = quick_jaxsep("separate", *inputs, "--report", "report.json")
     assert result.exit_code == 1
     messages = result.stderr.splitlines()
     assert len(messages) == 4 and all(message.startswith("jaxsep: ") for message in messages)
@@ -134,9 +137,9 @@ def test_a_bad_input_fails_alone(jaxsep):
     assert [f"jaxsep: {entry['error']}" for entry in reported[1:5]] == messages
 
 
-def test_when_all_inputs_fail_nothing_is_claimed_and_nothing_is_written(jaxsep):
+def test_when_all_inputs_fail_nothing_is_claimed_and_nothing_is_written(quick_jaxsep):
     write_song("short.wav", 0.5)
-    result = jaxsep("separate", "short.wav", "--offset", "10", "--report", "report.json")
+    result = quick_jaxsep("separate", "short.wav", "--offset", "10", "--report", "report.json")
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.startswith("jaxsep: The offset of 10.000 s lies beyond the end of short.wav")
@@ -155,43 +158,43 @@ def test_quiet_prints_errors_only(jaxsep):
     assert len(files("separated")) == 4
 
 
-def test_existing_stems_are_skipped_completed_or_overwritten_with_the_same_bytes(jaxsep):
+def test_existing_stems_are_skipped_completed_or_overwritten_with_the_same_bytes(quick_jaxsep):
     write_song("song.wav", 0.5)
-    succeeded(jaxsep("separate", "song.wav"))
+    succeeded(quick_jaxsep("separate", "song.wav"))
     paths = [Path("separated/song/vocals.wav"), Path("separated/song/accompaniment.wav")]
     first = [path.read_bytes() for path in paths]
     for path in paths:
         os.utime(path, (1, 1))
 
-    skipped = succeeded(jaxsep("separate", "song.wav", "--skip-existing", "--report", "report.json"))
+    skipped = succeeded(quick_jaxsep("separate", "song.wav", "--skip-existing", "--report", "report.json"))
     assert skipped.stdout == "" and skipped.stderr == "song.wav: skipped, all its stems are there\n"
     assert json.loads(Path("report.json").read_text())["files"] == [{"input": "song.wav", "status": "skipped"}]
     assert [path.stat().st_mtime for path in paths] == [1, 1]
 
     # One stem is not all stems: the input is separated.
     paths[1].unlink()
-    succeeded(jaxsep("separate", "song.wav", "--skip-existing"))
+    succeeded(quick_jaxsep("separate", "song.wav", "--skip-existing"))
     assert [path.read_bytes() for path in paths] == first
 
     paths[0].write_bytes(b"something else")
-    succeeded(jaxsep("separate", "song.wav", "--overwrite"))
+    succeeded(quick_jaxsep("separate", "song.wav", "--overwrite"))
     assert [path.read_bytes() for path in paths] == first
     assert files("separated") == ["song/accompaniment.wav", "song/vocals.wav"]
 
 
-def test_names_with_spaces_marks_and_dots_are_kept(jaxsep):
+def test_names_with_spaces_marks_and_dots_are_kept(quick_jaxsep):
     name = "Été №1 [red] {x} ½ feat. Ωmega (live). v2"
     write_song(f"my songs/{name}.wav", 0.5)
-    result = succeeded(jaxsep("separate", f"my songs/{name}.wav", "-o", "die Stücke"))
+    result = succeeded(quick_jaxsep("separate", f"my songs/{name}.wav", "-o", "die Stücke"))
     assert files("die Stücke") == [f"{name}/accompaniment.wav", f"{name}/vocals.wav"]
     assert f"are in die Stücke/{name} (" in result.stdout
 
 
-def test_a_file_that_is_cut_short_is_separated_as_far_as_it_goes_and_says_so(jaxsep):
+def test_a_file_that_is_cut_short_is_separated_as_far_as_it_goes_and_says_so(quick_jaxsep):
     write_song("song.wav", 1.0)
     whole = Path("song.wav").read_bytes()
     Path("cut.wav").write_bytes(whole[: len(whole) // 2])
-    result = succeeded(jaxsep("separate", "cut.wav", "--report", "report.json"))
+    result = succeeded(quick_jaxsep("separate", "cut.wav", "--report", "report.json"))
     assert result.stderr.startswith("warning: cut.wav is cut short or damaged: ")
     (entry,) = json.loads(Path("report.json").read_text())["files"]
     assert [f"warning: {warning}\n" for warning in entry["warnings"]] == [result.stderr]
@@ -259,19 +262,19 @@ def test_the_report_says_what_was_done_with_what(jaxsep):
         assert stem["rms"] == pytest.approx(math.sqrt(np.mean(samples**2)), rel=1e-5)
 
 
-def test_a_report_is_replaced_by_the_next(jaxsep):
+def test_a_report_is_replaced_by_the_next(quick_jaxsep):
     write_song("song.wav", 0.5)
     Path("report.json").write_text("{}")
-    succeeded(jaxsep("separate", "song.wav", "--report", "report.json"))
+    succeeded(quick_jaxsep("separate", "song.wav", "--report", "report.json"))
     assert json.loads(Path("report.json").read_text())["files"][0]["status"] == "done"
     assert not [name for name in files() if "part" in name]
 
 
 @pytest.mark.parametrize("format", ["flac", "ogg", "mp3"])
-def test_the_same_command_gives_the_same_samples(jaxsep, format):
+def test_the_same_command_gives_the_same_samples(quick_jaxsep, format):
     write_song("song.wav", 0.5)
     for directory in ("first", "second"):
-        succeeded(jaxsep("separate", "song.wav", "-o", directory, "--format", format))
+        succeeded(quick_jaxsep("separate", "song.wav", "-o", directory, "--format", format))
     assert files("first") == files("second") == [f"song/accompaniment.{format}", f"song/vocals.{format}"]
     for name in files("first"):
         np.testing.assert_array_equal(read(f"first/{name}"), read(f"second/{name}"))
@@ -288,14 +291,14 @@ def test_the_batch_size_changes_nothing_but_rounding(jaxsep):
         np.testing.assert_allclose(read(f"by1/song/{stem}.wav"), read(f"by2/song/{stem}.wav"), atol=1e-5)
 
 
-def test_a_full_disk_fails_with_a_sentence_and_leaves_nothing(jaxsep, monkeypatch):
+def test_a_full_disk_fails_with_a_sentence_and_leaves_nothing(quick_jaxsep, monkeypatch):
     write_song("song.wav", 0.5)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("jaxsep.separation.track._Spool.append", full)
-    result = jaxsep("separate", "song.wav", "--clip", "rescale")
+    result = quick_jaxsep("separate", "song.wav", "--clip", "rescale")
     assert result.exit_code == 1
     assert (result.stdout, result.stderr) == ("", "jaxsep: song.wav: No space left on device.\n")
     assert files() == ["song.wav"]

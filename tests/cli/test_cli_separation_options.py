@@ -19,12 +19,20 @@ from jaxsep.weights.ensembles import save_ensemble
 def telling_model(tmp_path_factory):
     """A small model whose masks depend on what each chunk holds."""
     path = tmp_path_factory.mktemp("telling") / "model.safetensors"
-    spec = small_spec(sample_rate=44100)
+    # 64 frames in a chunk, so that a few of them are a song.
+    spec = small_spec(sample_rate=44100, procedure={"cutting": {"chunk_length": 64 * 16 + 48, "chunk_hop": 64 * 16}})
     variables = small_variables(spec)
     # Variances are not to be negative.
     variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
     save_checkpoint(path, spec, variables)
     return path
+
+
+@pytest.fixture(scope="module")
+def plain(telling_model, tmp_path_factory):
+    """Stems of the song of the tests below without any option."""
+    mixture = write_song(tmp_path_factory.mktemp("plain") / "song.wav", 0.4, subtype="FLOAT")
+    return library.Separator.from_pretrained(telling_model).separate(mixture, 44100).stems
 
 
 @pytest.mark.parametrize(
@@ -41,13 +49,11 @@ def telling_model(tmp_path_factory):
         (["--precision", "bfloat16"], {"precision": "bfloat16"}),
     ],
 )
-def test_options_are_those_of_the_library_and_the_report_has_them(jaxsep, telling_model, arguments, options):
+def test_options_are_those_of_the_library_and_the_report_has_them(jaxsep, telling_model, plain, arguments, options):
     mixture = write_song("song.wav", 0.4, subtype="FLOAT")
-    run = ["separate", "song.wav", "-m", telling_model, "--batch-size", "32", "--report", "report.json"]
-    result = jaxsep(*run, *arguments)
+    result = jaxsep("separate", "song.wav", "-m", telling_model, "--report", "report.json", *arguments)
     assert result.exit_code == 0, result.output
     expected = library.Separator.from_pretrained(telling_model, **options).separate(mixture, 44100).stems
-    plain = library.Separator.from_pretrained(telling_model).separate(mixture, 44100).stems
     for stem, waveform in expected.items():
         # The same programs on the same samples; files hold float32.
         np.testing.assert_allclose(read(f"separated/song/{stem}.wav"), waveform, atol=1e-6)

@@ -1,6 +1,6 @@
 """A network on magnitudes: a moving window gives what the whole track gives, and the path around it is right."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxsep.separation.separator import Model, Separator
 N_FFT, HOP, FRAMES = 256, 64, 16
 
 
+@cache
 def unet_model(seed=0, **masks):
     """A small U-Net with random weights: 64 of 129 bins, segments of 16 frames."""
     spec = ModelSpec.parse(

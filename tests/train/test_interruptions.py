@@ -14,7 +14,7 @@ from jaxsep.weights.tree import flatten
 # A step of this takes some 10 ms, a save several times as long.
 LONG = (
     SHALLOW,
-    "training.steps=60",
+    "training.steps=80",
     "checkpoints.every_steps=7",
     *PLAIN,
     "validation.every_steps=25",
@@ -44,8 +44,11 @@ def assert_same_run(found, expected):
         np.testing.assert_array_equal(leaf, other, err_msg=path)
 
 
-def test_a_run_that_is_killed_again_and_again_goes_on_bit_for_bit(tmp_path, cache, undisturbed):
-    """kill -9 at random moments, and while a checkpoint is being written; then the same command."""
+def test_a_run_that_is_killed_and_told_to_stop_again_and_again_goes_on_bit_for_bit(tmp_path, cache, undisturbed):
+    """kill -9 at random moments, and while a checkpoint is being written; signals; and each time the same command.
+
+    One run for all of it, since each process is seconds of starting: what one of them lost the last one would tell.
+    """
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -69,28 +72,28 @@ def test_a_run_that_is_killed_again_and_again_goes_on_bit_for_bit(tmp_path, cach
             process.kill()
             process.communicate()
     assert seen == IN_FLIGHT
+    for number in (signal.SIGTERM, signal.SIGINT):
+        stop(workdir, number, cache)
     run(workdir, *LONG, cache=cache)
     assert_same_run(workdir, undisturbed)
     assert not list(unfinished.glob(".*"))
 
 
-def test_signals_save_and_end_with_a_status_of_their_own(tmp_path, cache, undisturbed):
-    """One after the other on one run, which then goes on to its end."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        told = count_rows(tmp_path / "run")
-        process = start(tmp_path / "run", *LONG, cache=cache)
-        while count_rows(tmp_path / "run") < told + 10:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 75, err
-        assert "Traceback" not in err
-        step = int(choose_checkpoint(tmp_path / "run", "latest").name)
-        assert f"stopped and saved after step {step}" in out
-        assert rows(tmp_path / "run")[-1]["step"] == step
-    run(tmp_path / "run", *LONG, cache=cache)
-    assert_same_run(tmp_path / "run", undisturbed)
+def stop(workdir, number, cache):
+    """Goes on with a run for some steps, and sends a signal, which saves and ends with a status of its own."""
+    told = count_rows(workdir)
+    process = start(workdir, *LONG, cache=cache)
+    # Rows of steps that a killed run did not save are taken away, and told again.
+    while abs(count_rows(workdir) - told) < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "Traceback" not in err
+    step = int(choose_checkpoint(workdir, "latest").name)
+    assert f"stopped and saved after step {step}" in out
+    assert rows(workdir)[-1]["step"] == step
 
 
 def test_a_run_goes_on_on_another_number_of_devices(tmp_path, cache, undisturbed):

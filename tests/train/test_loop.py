@@ -1,6 +1,7 @@
 """The loop by itself: what ends a run, what it leaves behind, and whose workdir it is."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -101,18 +102,25 @@ def test_an_average_of_parameters_is_what_is_validated_and_saved(tmp_path):
     assert np.abs(kernels[0] - kernels[1]).max() > 0
 
 
-def test_more_steps_can_be_asked_of_a_run_that_is_done(tmp_path):
-    train(tmp_path / "run")
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A run that has made its steps."""
+    workdir = tmp_path_factory.mktemp("done") / "run"
+    train(workdir)
+    return workdir
+
+
+def test_more_steps_can_be_asked_of_a_run_that_is_done(done, tmp_path):
+    shutil.copytree(done, tmp_path / "run")
     assert train(tmp_path / "run", "training.steps=8").step == 8
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 9))
 
 
-def test_a_workdir_of_another_config_is_refused(tmp_path):
-    train(tmp_path / "run")
-    before = (tmp_path / "run" / "config.json").read_text()
+def test_a_workdir_of_another_config_is_refused(done):
+    before = (done / "config.json").read_text()
     with pytest.raises(ConfigError, match=r"another config \(optimizer.learning_rate, training.seed\); give another"):
-        train(tmp_path / "run", "optimizer.learning_rate=0.1", "training.seed=1")
-    assert (tmp_path / "run" / "config.json").read_text() == before
+        train(done, "optimizer.learning_rate=0.1", "training.seed=1")
+    assert (done / "config.json").read_text() == before
     assert json.loads(before)["training"]["seed"] == 0
 
 

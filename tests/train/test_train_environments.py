@@ -9,11 +9,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from train_runs import SHALLOW
 from training.step_runs import assert_close, run, step_and_state
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["training.steps=2", "validation.every_steps=2", "checkpoints.every_steps=2", "logging.every_steps=1"]
-SHORT += ["validation.seconds=1.0"]
+SHORT += ["validation.seconds=1.0", SHALLOW]
 
 
 def train(workdir, *, shell="", **environment):
