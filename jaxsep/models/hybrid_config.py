@@ -1,0 +1,142 @@
+"""What the hybrid kinds of Demucs state about their networks, under the names of Demucs's own constructors."""
+
+from typing import Literal, NamedTuple
+
+import pydantic
+
+from jaxsep.models.demucs_layers import DConvConfig
+from jaxsep.models.family import NetworkConfig
+
+
+class HybridConfig(NetworkConfig):
+    """The shape of a network with a branch on spectrograms and one on waveforms.
+
+    Names and defaults are those of `HDemucs`, but for `features` and `channels`, which it calls channels and
+    audio_channels, and `n_fft`.
+
+    Attributes:
+        features: Channels of the first layer on spectrograms.
+        channels_time: Channels of the first layer on waveforms; null for as many.
+        growth: Channels of a layer over those of the one outside.
+        n_fft: Size of the transform; its hop is a quarter of it.
+        cac: Whether real and imaginary parts are channels that the network sees and gives; otherwise magnitudes.
+        depth: Number of layers.
+        rewrite: Whether layers have gated convolutions.
+        hybrid_old: Whether zeros surround the mixture before the transform, and not its reflection, as in some models
+            of the Music Demixing Challenge.
+        multi_freqs: Shares of the frequencies at which outer layers have other weights.
+        multi_freqs_depth: How many outer layers have them.
+        freq_emb: Weight of the embedding of frequencies behind the first layer; 0 for none.
+        emb_scale: Factor of the embedding's values.
+        kernel_size: Size of kernels along frequency, and along time on waveforms.
+        stride: Step of the same.
+        time_stride: Step along time of layers inside of one row of frequencies.
+        context: Positions on either side that gated convolutions of the decoder see.
+        context_enc: The same of the encoder.
+        norm_starts: First layer with group norms.
+        norm_groups: Their groups.
+        dconv_mode: Residual branches: 1 in the encoder, 2 in the decoder, 3 in both.
+        dconv_depth: Their steps.
+        dconv_comp: Channels of a layer over those of its branch.
+        dconv_attn: First layer with attention in its branch.
+        dconv_lstm: First layer with an LSTM in its branch.
+        dconv_init: First value of the branches' scales.
+        rescale: Deviation that first values of kernels are pulled to; 0 leaves them.
+    """
+
+    n_sources: int = pydantic.Field(default=4, ge=1)
+    features: int = pydantic.Field(default=48, ge=1)
+    channels_time: int | None = pydantic.Field(default=None, ge=1)
+    growth: float = pydantic.Field(default=2.0, gt=0)
+    n_fft: int = pydantic.Field(default=4096, ge=16, multiple_of=4)
+    cac: bool = True
+    depth: int = pydantic.Field(default=6, ge=1)
+    rewrite: bool = True
+    hybrid_old: bool = False
+    multi_freqs: tuple[float, ...] = ()
+    multi_freqs_depth: int = pydantic.Field(default=2, ge=0)
+    freq_emb: float = pydantic.Field(default=0.2, ge=0)
+    emb_scale: float = pydantic.Field(default=10.0, gt=0)
+    kernel_size: int = pydantic.Field(default=8, ge=2)
+    stride: int = pydantic.Field(default=4, ge=1)
+    time_stride: int = pydantic.Field(default=2, ge=1)
+    context: int = pydantic.Field(default=1, ge=0)
+    context_enc: int = pydantic.Field(default=0, ge=0)
+    norm_starts: int = pydantic.Field(default=4, ge=0)
+    norm_groups: int = pydantic.Field(default=4, ge=1)
+    dconv_mode: Literal[0, 1, 2, 3] = 1
+    dconv_depth: int = pydantic.Field(default=2, ge=0)
+    dconv_comp: float = pydantic.Field(default=4.0, gt=0)
+    dconv_attn: int = pydantic.Field(default=4, ge=0)
+    dconv_lstm: int = pydantic.Field(default=4, ge=0)
+    dconv_init: float = 1e-4
+    rescale: float = pydantic.Field(default=0.1, ge=0)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return self.n_fft // 4
+
+    def layers(self) -> tuple["LayerShape", ...]:
+        """Returns the layers of the encoder from the outermost one; those of the decoder mirror them."""
+        shapes = []
+        rows, on_spectrogram, on_waveform = self.n_fft // 2, self.features, self.channels_time or self.features
+        for index in range(self.depth):
+            is_last_row = 1 < rows <= self.kernel_size
+            if is_last_row:
+                on_spectrogram = on_waveform = max(on_spectrogram, on_waveform)
+            in_time = rows == 1
+            size = 2 * self.time_stride if in_time else rows if is_last_row else self.kernel_size
+            stride = self.time_stride if in_time else self.stride
+            rows_after = 1 if rows <= self.kernel_size else rows // self.stride
+            shapes.append(
+                LayerShape(
+                    features=on_spectrogram,
+                    features_time=None if in_time else on_waveform,
+                    kernel_size=size,
+                    stride=stride,
+                    padding=0 if is_last_row else size // 4,
+                    rows=rows_after,
+                    is_last_row=is_last_row,
+                    norm_groups=self.norm_groups if index >= self.norm_starts else None,
+                    dconv=DConvConfig(
+                        compress=self.dconv_comp,
+                        depth=self.dconv_depth,
+                        init=self.dconv_init,
+                        attention=index >= self.dconv_attn,
+                        lstm=index >= self.dconv_lstm,
+                    ),
+                    has_bands=bool(self.multi_freqs) and index < self.multi_freqs_depth,
+                )
+            )
+            rows = rows_after
+            on_spectrogram, on_waveform = int(self.growth * on_spectrogram), int(self.growth * on_waveform)
+        return tuple(shapes)
+
+
+class LayerShape(NamedTuple):
+    """One layer of the encoder, and the one of the decoder that mirrors it.
+
+    Attributes:
+        features: Channels on spectrograms.
+        features_time: Channels on waveforms; None inside of where the branches have met.
+        kernel_size: Size along frequency, or along time where one row is left.
+        stride: Step of the same.
+        padding: Zeros at either end of the same.
+        rows: Rows of frequencies behind it.
+        is_last_row: Whether it leaves one row, which the branch on waveforms is added to.
+        norm_groups: Groups of its norms; None for none.
+        dconv: Its residual branch.
+        has_bands: Whether it has other weights in each band.
+    """
+
+    features: int
+    features_time: int | None
+    kernel_size: int
+    stride: int
+    padding: int
+    rows: int
+    is_last_row: bool
+    norm_groups: int | None
+    dconv: DConvConfig
+    has_bands: bool
