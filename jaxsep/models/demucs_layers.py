@@ -303,3 +303,9 @@ class _DConvStep(nn.Module):
             found = LocalState(rescale=self.rescale, dtype=dtype, name="attention")(found)
         found = convolution(self.hidden, 2 * channels, (1,), name="conv2", **common)(found)
         return LayerScale(config.init, dtype, name="scale")(glu(group_norm(1, dtype, "norm2")(found)))
+
+
+def centre_trim(maps: Maps, length: int) -> Maps:
+    """Returns the middle; an odd sample is cut from the end."""
+    start = (maps.shape[1] - length) // 2
+    return maps[:, start : start + length]

@@ -1,17 +1,25 @@
-"""How Demucs 3 and 4 name the variables of the hybrid networks, and their layouts in PyTorch. No files."""
+"""How Demucs names the variables of its networks, and their layouts in PyTorch. No files.
+
+A layer of the hybrid kinds has named modules; in those on waveforms, and in residual branches, what a module is called
+is its place in a sequence.
+"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from jaxsep.models.demucs_layers import DConvConfig
+from jaxsep.models.demucs_v2 import DemucsV2Config
+from jaxsep.models.demucs_v3 import DemucsV3Config
 from jaxsep.models.hybrid_config import HybridConfig
 from jaxsep.weights.mapping import Rename, Rule
 
+DemucsConfig = HybridConfig | DemucsV3Config | DemucsV2Config
 
-def hybrid_rules(config: HybridConfig, paths: list[str]) -> list[Rule]:
-    """Returns the rules for state dicts of `HDemucs` and `HTDemucs`.
+
+def demucs_rules(config: DemucsConfig, paths: Iterable[str]) -> list[Rule]:
+    """Returns the rules for state dicts of `Demucs`, `HDemucs` and `HTDemucs`.
 
     Args:
         config: The shape of the network.
@@ -20,7 +28,7 @@ def hybrid_rules(config: HybridConfig, paths: list[str]) -> list[Rule]:
     return [Rename(re.escape(foreign_name(path, config)), path, _layout(path)) for path in paths]
 
 
-def foreign_name(path: str, config: HybridConfig) -> str:
+def foreign_name(path: str, config: DemucsConfig) -> str:
     """Returns what Demucs calls one of our variables."""
     *modules, leaf = path.removeprefix("params/").split("/")
     is_norm = bool(modules) and modules[-1].startswith("norm")
@@ -31,15 +39,32 @@ def foreign_name(path: str, config: HybridConfig) -> str:
         modules = [f"{match[1]}{match[2]}coder", match[3], *modules[1:]]
         if modules[2] == "dconv":
             modules[3:5] = _place_in_branch(modules[3], modules[4], _branch(config, match[1], match[2], int(match[3])))
+        if not isinstance(config, HybridConfig):
+            modules[2] = str(_sequence(config, match[2]).index(modules[2]))
     elif len(modules) > 1 and modules[1].startswith("layers"):
         branch, _, number = modules[1].rpartition("_")
         modules[1:2] = [branch, number]
     return ".".join([*modules, leaf])
 
 
-def _branch(config: HybridConfig, in_time: str, side: str, number: int) -> DConvConfig:
-    shapes = [shape for shape in config.layers() if not in_time or shape.features_time is not None]
-    return shapes[number if side == "en" else len(shapes) - 1 - number].dconv
+def _branch(config: DemucsConfig, in_time: str, side: str, number: int) -> DConvConfig:
+    """Returns the residual branch of a layer; decoders are numbered from the innermost one."""
+    if isinstance(config, HybridConfig):
+        branches = [shape.dconv for shape in config.layers() if not in_time or shape.features_time is not None]
+    else:
+        assert isinstance(config, DemucsV3Config)
+        branches = [config.branch(index) for index in range(config.depth)]
+    return branches[number if side == "en" else len(branches) - 1 - number]
+
+
+def _sequence(config: DemucsV3Config | DemucsV2Config, side: str) -> list[str]:
+    """Returns the modules of a layer in their order."""
+    norm = [] if isinstance(config, DemucsV2Config) else ["norm"]
+    gated = ["rewrite", *(f"{each}{2 if side == 'en' else 1}" for each in norm), "glu"] if config.rewrite else []
+    mode = 0 if isinstance(config, DemucsV2Config) else config.dconv_mode
+    if side == "en":
+        return ["conv", *(f"{each}1" for each in norm), "activation", *["dconv"] * bool(mode & 1), *gated]
+    return [*gated, *["dconv"] * bool(mode & 2), "conv_tr", *(f"{each}2" for each in norm), "activation"]
 
 
 def _place_in_branch(step: str, module: str, dconv: DConvConfig) -> list[str]:

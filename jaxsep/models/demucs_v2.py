@@ -1,0 +1,163 @@
+"""Demucs v2: a U-Net on waveforms with an LSTM inside, as `Demucs` on branch v2 of facebookresearch/demucs.
+
+Convolutions see real samples alone: of a chunk less is estimated than is seen.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pydantic
+from jax.typing import DTypeLike
+
+from jaxsep.errors import ConfigError
+from jaxsep.models.demucs_layers import BLSTM, Maps, TransposedConvolution, centre_trim, convolution, glu
+from jaxsep.models.family import NetworkConfig
+from jaxsep.models.sinc import downsample, upsample
+from jaxsep.typing import SourceWaveform, Waveform
+
+# Mixtures are divided by 1 and this, also where they are not normalised.
+_DEVIATION_EPSILON = 1e-5
+
+
+class DemucsV2Config(NetworkConfig):
+    """The shape of the network, under the names of Demucs's constructor but for `features` (its channels).
+
+    Attributes:
+        features: Channels of the first layer.
+        growth: Channels of a layer over those of the one outside.
+        depth: Number of layers.
+        rewrite: Whether layers have gated convolutions.
+        lstm_layers: Layers of the LSTM between encoder and decoder; 0 for none.
+        kernel_size: Size of kernels.
+        stride: Their step.
+        context: Size of the decoder's gated convolutions.
+        normalize: Whether each input is brought to mean 0 and deviation 1.
+        resample: Whether the network runs at twice the rate.
+        rescale: Deviation that first values of kernels are pulled to; 0 leaves them.
+    """
+
+    n_sources: int = pydantic.Field(default=4, ge=1)
+    features: int = pydantic.Field(default=64, ge=1)
+    growth: float = pydantic.Field(default=2.0, gt=0)
+    depth: int = pydantic.Field(default=6, ge=1)
+    rewrite: bool = True
+    lstm_layers: int = pydantic.Field(default=2, ge=0)
+    kernel_size: int = pydantic.Field(default=8, ge=1)
+    stride: int = pydantic.Field(default=4, ge=1)
+    context: int = pydantic.Field(default=3, ge=1)
+    normalize: bool = False
+    resample: bool = True
+    rescale: float = pydantic.Field(default=0.1, ge=0)
+
+    def input_length(self, output_length: int) -> int:
+        """Returns the shortest input of which `output_length` or more are estimated, no sample left over."""
+        inner = output_length * (1 + self.resample)
+        for _ in range(self.depth):
+            inner = max(-(-(inner - self.kernel_size) // self.stride) + 1, 1) + self.context - 1
+        for _ in range(self.depth):
+            inner = (inner - 1) * self.stride + self.kernel_size
+        return -(-inner // (1 + self.resample))
+
+    def output_length(self, input_length: int) -> int:
+        """Returns how much is estimated of an input, in its middle.
+
+        Raises:
+            ConfigError: The network does not take that length.
+        """
+        inner = input_length * (1 + self.resample)
+        for _ in range(self.depth):
+            inner = (inner - self.kernel_size) // self.stride + 1
+        for _ in range(self.depth):
+            inner = (inner - self.context * self.rewrite + self.rewrite - 1) * self.stride + self.kernel_size
+        found = inner // (1 + self.resample)
+        if found < 1 or found > input_length:
+            raise ConfigError(
+                f"The network estimates nothing of {input_length} samples; give {self.input_length(1)} or more."
+            )
+        return found
+
+    def layer_features(self) -> tuple[int, ...]:
+        """Returns the channels of each layer, from the outermost one."""
+        found = [self.features]
+        for _ in range(self.depth - 1):
+            found.append(int(self.growth * found[-1]))
+        return tuple(found)
+
+
+class DemucsV2(nn.Module):
+    """Demucs v2.
+
+    Attributes:
+        config: The shape of the network.
+        dtype: What layers are computed in; None for float32.
+    """
+
+    config: DemucsV2Config
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, mixture: Waveform, *, train: bool) -> SourceWaveform:
+        """Estimates sources (batch, source, out_time, channel) of the middle of mixtures (batch, time, channel)."""
+        config, (batch, _, channels) = self.config, mixture.shape
+        mean, deviation = jnp.zeros(()), jnp.ones(())
+        if config.normalize:
+            mono = mixture.mean(-1, keepdims=True)
+            mean, deviation = mono.mean(1, keepdims=True), mono.std(1, ddof=1, keepdims=True)
+        maps = (mixture - mean) / (_DEVIATION_EPSILON + deviation)
+        maps = upsample(maps) if config.resample else maps
+        skipped = []
+        for index in range(config.depth):
+            maps = _Encoder(config, index, self.dtype, name=f"encoder_{index}")(maps)
+            skipped.append(maps)
+        if config.lstm_layers:
+            maps = BLSTM(config.lstm_layers, None, skip=False, dtype=self.dtype, name="lstm")(maps)
+        for index in reversed(range(config.depth)):
+            layer = _Decoder(config, index, self.dtype, name=f"decoder_{config.depth - 1 - index}")
+            maps = layer(maps + centre_trim(skipped[index], maps.shape[1]))
+        maps = maps.astype(jnp.float32)
+        maps = (downsample(maps) if config.resample else maps) * deviation + mean
+        return jnp.moveaxis(maps.reshape(batch, -1, config.n_sources, channels), 2, 1)
+
+
+class _Encoder(nn.Module):
+    config: DemucsV2Config
+    index: int
+    dtype: DTypeLike | None
+
+    @nn.compact
+    def __call__(self, maps: Maps) -> Maps:
+        config = self.config
+        conv = convolution(
+            maps.shape[-1],
+            config.layer_features()[self.index],
+            (config.kernel_size,),
+            strides=(config.stride,),
+            rescale=config.rescale,
+            dtype=self.dtype,
+            name="conv",
+        )
+        return _gated(jax.nn.relu(conv(maps)), 1, config, self.dtype)
+
+
+class _Decoder(nn.Module):
+    config: DemucsV2Config
+    index: int
+    dtype: DTypeLike | None
+
+    @nn.compact
+    def __call__(self, maps: Maps) -> Maps:
+        config = self.config
+        maps = _gated(maps, config.context, config, self.dtype)
+        is_last = self.index == 0
+        outputs = config.n_sources * config.channels if is_last else config.layer_features()[self.index - 1]
+        size, stride = (config.kernel_size,), (config.stride,)
+        maps = TransposedConvolution(outputs, size, stride, config.rescale, self.dtype, name="conv_tr")(maps)
+        return maps if is_last else jax.nn.relu(maps)
+
+
+def _gated(maps: Maps, size: int, config: DemucsV2Config, dtype: DTypeLike | None) -> Maps:
+    if not config.rewrite:
+        return maps
+    features = maps.shape[-1]
+    rewrite = convolution(features, 2 * features, (size,), rescale=config.rescale, dtype=dtype, name="rewrite")
+    return glu(rewrite(maps))
