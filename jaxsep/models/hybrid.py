@@ -3,6 +3,7 @@
 What lies between encoders and decoders is each family's own: nothing in `hdemucs.py`, a transformer in `htdemucs.py`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
 from jaxsep.dsp.wiener import OPEN_UNMIX, initial_estimates
+from jaxsep.models.hybrid_bands import DecoderBands, EncoderBands
 from jaxsep.models.hybrid_config import HybridConfig, LayerShape
 from jaxsep.models.hybrid_layers import DecoderLayer, EncoderLayer, to_spectrogram, to_waveform
 from jaxsep.typing import SourceWaveform, Waveform
@@ -94,14 +96,20 @@ def _encode(
                 skipped_waves.append(waves)
         elif maps.ndim == 4:
             maps = maps.reshape(maps.shape[0], maps.shape[2], -1)
-        layer = EncoderLayer(
+        make = functools.partial(
+            EncoderLayer,
             shape.features,
             shape.kernel_size,
             shape.stride,
-            shape.padding,
+            0 if shape.has_bands else shape.padding,
             shape.features_time is not None,
-            name=f"encoder_{index}",
             **common,
+        )
+        name = f"encoder_{index}"
+        layer = (
+            EncoderBands(config.multi_freqs, make, shape.kernel_size, shape.stride, name=name)
+            if shape.has_bands
+            else make(name=name)
         )
         maps = layer(maps, inject)
         if index == 0 and config.freq_emb:
@@ -136,20 +144,28 @@ def _decode(
             "dtype": dtype,
         }
         on_spectrogram = shape.features_time is not None
-        maps, before = DecoderLayer(
+        name = f"decoder_{len(shapes) - 1 - index}"
+        make = functools.partial(
+            DecoderLayer,
             outputs * (1 + config.cac) if outside is None else outside.features,
             shape.kernel_size,
             shape.stride,
-            shape.padding,
+            0 if shape.has_bands else shape.padding,
             on_spectrogram,
-            name=f"decoder_{len(shapes) - 1 - index}",
-            **common,
-        )(maps, skipped[index], inner_lengths[index - 1] if index else 0)
+            context_in_frequency=not shape.has_bands,
+            **(common | {"is_last": outside is None or shape.has_bands}),
+        )
+        layer = (
+            DecoderBands(config.multi_freqs, make, shape.stride, outside is None, name=name)
+            if shape.has_bands
+            else make(name=name)
+        )
+        maps, before = layer(maps, skipped[index], inner_lengths[index - 1] if index else 0)
         if on_spectrogram:
             number = sum(each.features_time is not None for each in shapes) - 1 - index
             features = outputs if outside is None else outside.features_time
             assert features is not None
-            layer = DecoderLayer(
+            in_time = DecoderLayer(
                 features,
                 config.kernel_size,
                 config.stride,
@@ -160,7 +176,7 @@ def _decode(
                 **common,
             )
             heard = before[:, 0] if shape.is_last_row else waves
-            waves, _ = layer(heard, None if shape.is_last_row else skipped_waves[index], lengths[index])
+            waves, _ = in_time(heard, None if shape.is_last_row else skipped_waves[index], lengths[index])
     return maps, waves
 
 

@@ -72,6 +72,17 @@ class HybridConfig(NetworkConfig):
     dconv_init: float = 1e-4
     rescale: float = pydantic.Field(default=0.1, ge=0)
 
+    @pydantic.model_validator(mode="after")
+    def _bands_can_be_had(self) -> "HybridConfig":
+        shares = self.multi_freqs
+        if not shares:
+            return self
+        if list(shares) != sorted(set(shares)) or not 0 < shares[0] <= shares[-1] < 1:
+            raise ValueError(f"multi_freqs are shares of the frequencies that grow, above 0 and below 1, not {shares}")
+        if self.kernel_size != 2 * self.stride or self.norm_starts < self.multi_freqs_depth:
+            raise ValueError("layers with bands have kernels of two strides, and no norms")
+        return self
+
     @property
     def hop_length(self) -> int:
         """Samples from one frame to the next."""

@@ -37,10 +37,12 @@ def foreign_name(path: str, config: DemucsConfig) -> str:
         leaf = "weight"
     if match := re.fullmatch(r"(t?)(en|de)coder_(\d+)", modules[0]):
         modules = [f"{match[1]}{match[2]}coder", match[3], *modules[1:]]
+        band = ["layers", modules.pop(2).removeprefix("band_")] if modules[2].startswith("band_") else []
         if modules[2] == "dconv":
             modules[3:5] = _place_in_branch(modules[3], modules[4], _branch(config, match[1], match[2], int(match[3])))
         if not isinstance(config, HybridConfig):
             modules[2] = str(_sequence(config, match[2]).index(modules[2]))
+        modules[2:2] = band
     elif len(modules) > 1 and modules[1].startswith("layers"):
         branch, _, number = modules[1].rpartition("_")
         modules[1:2] = [branch, number]
