@@ -20,8 +20,6 @@ from jaxsep.separation.separator import Model
 from jaxsep.typing import Variables
 from jaxsep.weights.catalogue import find_entry
 from jaxsep.weights.checkpoint import is_checkpoint
-from jaxsep.weights.mapping import apply
-from jaxsep.weights.readers import read_weights
 from jaxsep.weights.rules import rules_of
 from jaxsep.weights.tensorflow_bundle import is_tensorflow_bundle
 from jaxsep.weights.tree import expected_shapes
@@ -130,10 +128,10 @@ def _foreign(path: Path, spec: ModelSpec) -> tuple[ModelSpec, Variables]:
 
     Arrays say nothing of chunks, rates and transforms: those are ours where the arrays fit our model.
     """
-    foreign = rules_of(spec.family)
-    arrays = read_weights(path)
-    found, rules = foreign.recognise(arrays, name=spec.name, where=str(path))
-    variables = apply(rules, arrays, expected_shapes(found), where=str(path))
+    weights = rules_of(spec.family).read(path, spec.name)
+    if len(weights.models) > 1:
+        raise ConfigError(f"'{path}' holds an ensemble; convert it, and compare with the checkpoint.")
+    found, variables = weights.models[0].spec, weights.models[0].variables()
     is_ours = found.stems == spec.stems and expected_shapes(found) == expected_shapes(spec)
     return (spec if is_ours else found), variables
 

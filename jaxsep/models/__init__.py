@@ -15,9 +15,13 @@ from jaxsep.dsp.cuts import Chunking, WholeTrack
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.models.classic_unet import ClassicUNet, ClassicUNetConfig
 from jaxsep.models.cutting import whole_frames, whole_outputs
+from jaxsep.models.demucs_v2 import DemucsV2, DemucsV2Config
+from jaxsep.models.demucs_v3 import DemucsV3, DemucsV3Config
 from jaxsep.models.domain import Domain, Magnitude, Waveform
 from jaxsep.models.ensemble import EnsembleSpec
 from jaxsep.models.family import Family, FamilyConfig, NetworkConfig, SpectralConfig
+from jaxsep.models.hdemucs import HDemucs, HDemucsConfig
+from jaxsep.models.htdemucs import HTDemucs, HTDemucsConfig
 from jaxsep.models.jansson import JanssonConfig, JanssonUNet
 from jaxsep.models.procedure import Normalise, Procedure
 from jaxsep.models.spec import ModelSpec
@@ -30,10 +34,18 @@ __all__ = [
     "Chunking",
     "ClassicUNet",
     "ClassicUNetConfig",
+    "DemucsV2",
+    "DemucsV2Config",
+    "DemucsV3",
+    "DemucsV3Config",
     "Domain",
     "EnsembleSpec",
     "Family",
     "FamilyConfig",
+    "HDemucs",
+    "HDemucsConfig",
+    "HTDemucs",
+    "HTDemucsConfig",
     "JanssonConfig",
     "JanssonUNet",
     "Magnitude",
@@ -62,6 +74,10 @@ FAMILIES: dict[str, Family] = {
     "classic_unet": Family(ClassicUNetConfig, ClassicUNet, "magnitude", is_builtin=True),
     "wave_unet": Family(WaveUNetConfig, WaveUNet, "waveform", is_builtin=True),
     "wave_unet_resampled": Family(ResampledWaveUNetConfig, ResampledWaveUNet, "waveform", is_builtin=True),
+    "demucs_v2": Family(DemucsV2Config, DemucsV2, "waveform", is_builtin=True),
+    "demucs_v3": Family(DemucsV3Config, DemucsV3, "waveform", is_builtin=True),
+    "hdemucs": Family(HDemucsConfig, HDemucs, "waveform", is_builtin=True),
+    "htdemucs": Family(HTDemucsConfig, HTDemucs, "waveform", is_builtin=True),
 }
 
 # Where other packages say which families they bring: an entry point's name is the family's, its value a `Family`.

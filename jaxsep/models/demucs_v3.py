@@ -73,6 +73,10 @@ class DemucsV3Config(NetworkConfig):
     resample: bool = True
     rescale: float = pydantic.Field(default=0.1, ge=0)
 
+    def input_length(self, output_length: int) -> int:
+        """Returns how much the network hears around so many estimates, as Demucs gives it: see `valid_length`."""
+        return self.valid_length(output_length)
+
     def valid_length(self, length: int) -> int:
         """Returns the shortest length, not below `length`, of which layers leave no sample over."""
         inner = length * (1 + self.resample)

@@ -30,4 +30,4 @@ def _sizes(source: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
     return {"channels": source[prefix + _FIRST].shape[1], "filters": widths(source, prefix, _FIRST)}
 
 
-RULES = FamilyRules("classic_unet", from_foreign, SPECS)
+RULES = FamilyRules(("classic_unet",), from_foreign, SPECS)

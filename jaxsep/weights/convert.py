@@ -5,6 +5,7 @@ The formats are read in `readers.py`; what names mean is in the rules of each fa
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from jaxsep.errors import CheckpointError, ConfigError
@@ -19,11 +20,11 @@ from jaxsep.weights.checkpoint import (
     save_checkpoint,
 )
 from jaxsep.weights.ensembles import EnsembleCheckpoint, load_ensemble, save_ensemble
-from jaxsep.weights.mapping import apply
-from jaxsep.weights.readers import read_weights, weight_files
+from jaxsep.weights.family_rules import ForeignWeights
+from jaxsep.weights.readers import weight_files
 from jaxsep.weights.rules import RULES, SPECS, rules_of
 from jaxsep.weights.tensorflow_bundle import is_tensorflow_bundle
-from jaxsep.weights.tree import expected_shapes, flatten
+from jaxsep.weights.tree import flatten
 
 
 def convert(
@@ -91,11 +92,13 @@ def convert(
             foreign = rules_of(family)
         except ConfigError as error:
             raise CheckpointError(str(error)) from None
-        arrays = read_weights(source)
-        spec, rules = foreign.recognise(arrays, name=name, where=str(source))
-        variables = apply(rules, arrays, expected_shapes(spec), where=str(source))
+        weights = foreign.read(source, name)
+        origin = f"converted from {describe_files(weights.files)}"
+        if weights.weights is not None:
+            return _save_ensemble(weights, licence, provenance or origin, output=output, dtype=dtype, overwrite=overwrite)
+        (found,) = weights.models
+        spec, variables = found.spec, found.variables()
         known = foreign.published.get(hash_arrays(flatten(variables)))
-        origin = f"converted from {describe_source(source)}"
         changes = {
             "licence": licence or (known.licence if known else None),
             "provenance": provenance or (f"{known.description}; {origin}" if known else origin),
@@ -103,6 +106,29 @@ def convert(
     spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
     save_checkpoint(output, spec, variables, dtype=dtype, overwrite=overwrite)
     return load_checkpoint(output)
+
+
+def _save_ensemble(
+    weights: ForeignWeights,
+    licence: str | None,
+    provenance: str,
+    *,
+    output: str | os.PathLike[str],
+    dtype: StorageType,
+    overwrite: bool,
+) -> EnsembleCheckpoint:
+    said = {"licence": licence or "not stated", "provenance": provenance}
+    spec = EnsembleSpec.parse(
+        {
+            "name": weights.name,
+            "members": tuple(model.spec.model_copy(update=said) for model in weights.models),
+            "weights": weights.weights,
+            **said,
+        },
+        where=f"The ensemble of {weights.files[0]}",
+    )
+    save_ensemble(output, spec, [model.variables() for model in weights.models], dtype=dtype, overwrite=overwrite)
+    return load_ensemble(output)
 
 
 def _copy_ensemble(
@@ -117,8 +143,13 @@ def _copy_ensemble(
 
 def describe_source(source: str | os.PathLike[str]) -> str:
     """Returns the names of the files that hold a source's arrays, each with its sha256."""
+    return describe_files(weight_files(source))
+
+
+def describe_files(paths: Iterable[Path]) -> str:
+    """Returns the names of files, each with its sha256."""
     descriptions = []
-    for path in weight_files(source):
+    for path in paths:
         with path.open("rb") as file:
             descriptions.append(f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()})")
     return ", ".join(descriptions)

@@ -51,8 +51,18 @@ _WAVE = {
     "m5-highsr": (_WAVE_2STEMS, 44100),
 }
 
+# 'sources' in demucs/pretrained.py and demucs/hf.py of facebookresearch/demucs; an ensemble's family is its members'.
+_DEMUCS_STEMS = ("drums", "bass", "other", "vocals")
+_DEMUCS = {
+    "htdemucs": ("htdemucs", _DEMUCS_STEMS),
+    "htdemucs_6s": ("htdemucs", (*_DEMUCS_STEMS, "guitar", "piano")),
+    "hdemucs_mmi": ("hdemucs", _DEMUCS_STEMS),
+    "demucs": ("demucs_v2", _DEMUCS_STEMS),
+    "demucs48_hq": ("demucs_v2", _DEMUCS_STEMS),
+}
+
 # The formats of other programs' weights: the keys of `jaxsep.weights.rules.RULES`.
-FORMATS = ("spleeter", "jansson", "classic_unet", "wave_unet", "wave_unet_resampled")
+FORMATS = ("spleeter", "jansson", "classic_unet", "wave_unet", "wave_unet_resampled", "demucs", "demucs_v2")
 
 FORMS: dict[str, Form] = {
     form.name: form
@@ -68,5 +78,6 @@ FORMS: dict[str, Form] = {
         Form("classic-unet", "classic_unet", ("vocals", "accompaniment"), 44100, 22050.0),
         *(Form(f"wave-unet-{name}", "wave_unet", stems, rate, rate / 2) for name, (stems, rate) in _WAVE.items()),
         Form("wave-unet-torch", "wave_unet_resampled", _WAVE_4STEMS, 44100, 22050.0),
+        *(Form(name, family, stems, 44100, 22050.0) for name, (family, stems) in _DEMUCS.items()),
     )
 }

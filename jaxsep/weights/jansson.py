@@ -31,4 +31,4 @@ def _sizes(source: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
     return {"channels": channels, "kernel_size": size, "filters": widths(source, prefix, _FIRST)}
 
 
-RULES = FamilyRules("jansson", from_foreign, SPECS)
+RULES = FamilyRules(("jansson",), from_foreign, SPECS)

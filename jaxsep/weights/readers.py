@@ -15,11 +15,10 @@ import numpy as np
 from jaxsep.errors import CheckpointError
 from jaxsep.weights import tensorflow_bundle
 from jaxsep.weights.numpy_pickle import load_arrays
+from jaxsep.weights.torch_file import LEGACY_MAGIC, load_torch_file
 
 # Under these keys programs keep a state dict beside an optimizer's and the like.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "best_state", "state", "model")
-# What torch.save wrote before its zip format: a pickled number that says so.
-_TORCH_LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920 6aa850192e")
 
 read_tensorflow_bundle = tensorflow_bundle.read_tensorflow_bundle
 
@@ -78,40 +77,37 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         Name of each tensor and its value; bfloat16 as float32. Plain numbers are arrays of no axes.
 
     Raises:
-        CheckpointError: PyTorch is not installed, the file holds more than tensors and plain values, or it is damaged.
+        CheckpointError: The file holds more than tensors and plain values, or it is damaged.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    try:
-        import torch
-    except ImportError:
-        raise CheckpointError(
-            f"{path} is a PyTorch file, and PyTorch is not installed; pip install 'jaxsep[torch]'."
-        ) from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except Exception as error:
-        # Torch has no one class for a damaged file; what is in it decides what it raises.
-        reason = str(error).splitlines()[0].removesuffix(".") if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is not an intact PyTorch file of tensors alone, and nothing else is loaded: {reason}."
-        ) from None
+    return tensors_of(load_torch_file(path), where=str(path))
+
+
+def tensors_of(content: Any, *, where: str) -> dict[str, np.ndarray]:
+    """Returns the tensors of what a PyTorch file holds.
+
+    Args:
+        content: What `load_torch_file` returns. Wrappers such as {'state_dict': ...} are taken off; other nested dicts
+            become names with dots.
+        where: Name of the file, for messages.
+
+    Raises:
+        CheckpointError: There are no tensors by name.
+    """
     while isinstance(content, Mapping):
         wrapped = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if wrapped is None:
             break
         content = wrapped
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__} instead of tensors by name; give a state dict.")
-    try:
-        tensors = dict(_flatten(content, ""))
-    except (TypeError, RuntimeError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} holds tensors that cannot become plain arrays: {error}.") from None
+        raise CheckpointError(
+            f"{where} holds a {type(content).__name__} instead of tensors by name; give a state dict."
+        )
+    tensors = dict(_flatten(content, ""))
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors; give a state dict.")
+        raise CheckpointError(f"{where} holds no tensors; give a state dict.")
     return tensors
 
 
@@ -153,7 +149,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
         return _read_safetensors(path)
     if start.startswith(b"PK"):
         return read_torch_file(path) if _holds_torch_storages(path) else read_numpy_pickle(path)
-    if start.startswith(_TORCH_LEGACY_MAGIC):
+    if start.startswith(LEGACY_MAGIC):
         return read_torch_file(path)
     if start.startswith(b"\x80"):
         return read_numpy_pickle(path)
@@ -196,14 +192,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _flatten(content: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the tensors and numbers in nested dicts and lists, with the path to each as its name."""
-    import torch
-
     if isinstance(content, Mapping | list | tuple):
         items = content.items() if isinstance(content, Mapping) else enumerate(content)
         for key, value in items:
             yield from _flatten(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(content, torch.Tensor):
-        tensor = content.detach()
-        yield name, (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    elif isinstance(content, np.ndarray):
+        yield name, content
     elif isinstance(content, int | float):
         yield name, np.asarray(content)

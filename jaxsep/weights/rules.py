@@ -3,7 +3,7 @@
 from jaxsep.errors import ConfigError, nearest
 from jaxsep.models import find_family
 from jaxsep.models.spec import ModelSpec
-from jaxsep.weights import classic_unet, jansson, spleeter, wave_unet, wave_unet_resampled
+from jaxsep.weights import classic_unet, demucs, demucs_v2, jansson, spleeter, wave_unet, wave_unet_resampled
 from jaxsep.weights.family_rules import FamilyRules
 
 # By the name of the format, which `jaxsep convert --family` takes.
@@ -13,11 +13,13 @@ RULES: dict[str, FamilyRules] = {
     "classic_unet": classic_unet.RULES,
     "wave_unet": wave_unet.RULES,
     "wave_unet_resampled": wave_unet_resampled.RULES,
+    "demucs": demucs.RULES,
+    "demucs_v2": demucs_v2.RULES,
 }
 
 # The published forms of all families by name.
 SPECS: dict[str, ModelSpec] = {name: spec for rules in RULES.values() for name, spec in rules.forms.items()}
-_BY_FAMILY = {rules.family: rules for rules in RULES.values()}
+_BY_FAMILY = {family: rules for rules in RULES.values() for family in rules.families}
 
 
 def rules_of(name: str) -> FamilyRules:
@@ -41,4 +43,4 @@ def rules_of(name: str) -> FamilyRules:
         raise ConfigError(
             f"The family '{name}' states no rules for weights of another program; give it a function 'recognise'."
         )
-    return FamilyRules(name, family.recognise)
+    return FamilyRules((name,), family.recognise)

@@ -146,7 +146,7 @@ def torch_rules(prefixes: Iterable[str]) -> list[Rule]:
 
 
 RULES = FamilyRules(
-    family="unet",
+    families=("unet",),
     recognise=from_foreign,
     forms=SPECS,
     published={

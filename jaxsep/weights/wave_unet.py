@@ -128,4 +128,4 @@ def _has(config: Config, values: Mapping[str, Any]) -> bool:
     return all(getattr(config, key) == value for key, value in values.items())
 
 
-RULES = FamilyRules("wave_unet", from_foreign, SPECS)
+RULES = FamilyRules(("wave_unet",), from_foreign, SPECS)

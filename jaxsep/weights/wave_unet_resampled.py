@@ -144,4 +144,4 @@ def _recognised(
     return resized(form, config, stems, where), config, prefix
 
 
-RULES = FamilyRules("wave_unet_resampled", from_foreign, SPECS)
+RULES = FamilyRules(("wave_unet_resampled",), from_foreign, SPECS)
