@@ -74,8 +74,8 @@ class CrossTransformer(nn.Module):
             tokens = layer_norm(self.dtype, "norm_in")(tokens)
             waves = layer_norm(self.dtype, "norm_in_t")(waves)
         weight = config.weight_pos_embed
-        tokens = tokens + jnp.asarray(weight * positions_2d(rows, frames, channels, config.max_period), tokens.dtype)
-        waves = waves + jnp.asarray(weight * positions(waves.shape[1], channels, config.max_period), waves.dtype)
+        tokens = tokens + jnp.asarray(weight * positions_2d(rows, frames, channels, config.max_period)[None], tokens.dtype)
+        waves = waves + jnp.asarray(weight * positions(waves.shape[1], channels, config.max_period)[None], waves.dtype)
         for index in range(config.layers):
             layer, layer_t = (
                 _Layer(config, self.train, self.dtype, name=f"layers{branch}_{index}") for branch in ("", "_t")
@@ -96,7 +96,7 @@ class _Layer(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, tokens: Tokens, other: Tokens | None = None) -> Tokens:
+    def __call__(self, tokens: Tokens, other: Float[Array, "batch heard channel"] | None = None) -> Tokens:
         config = self.config
         heard = None if other is None else layer_norm(self.dtype, "norm2")(other)
         tokens = tokens + self._scaled(self._attend(layer_norm(self.dtype, "norm1")(tokens), heard), 1)
@@ -109,7 +109,7 @@ class _Layer(nn.Module):
             return found
         return LayerScale(1e-4, self.dtype, name=f"gamma_{number}")(found)
 
-    def _attend(self, tokens: Tokens, other: Tokens | None) -> Tokens:
+    def _attend(self, tokens: Tokens, other: Float[Array, "batch heard channel"] | None) -> Tokens:
         name = "self_attn" if other is None else "cross_attn"
         found = Attention(self.config.heads, self.config.dropout, self.train, self.dtype, name=name)(
             tokens, tokens if other is None else other
@@ -149,9 +149,10 @@ class Attention(nn.Module):
         bound = uniform(math.sqrt(6 / (4 * channels)))  # Xavier's, of one matrix for all three
         kernel = self.param("in_proj_kernel", bound, (channels, 3 * channels))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * channels,))
+        bias = bias[None, None]
         queries, heard, kernel, bias = nn.dtypes.promote_dtype(queries, heard, kernel, bias, dtype=self.dtype)
-        query = queries @ kernel[:, :channels] + bias[:channels]
-        key, value = jnp.split(heard @ kernel[:, channels:] + bias[channels:], 2, axis=-1)
+        query = queries @ kernel[:, :channels] + bias[..., :channels]
+        key, value = jnp.split(heard @ kernel[:, channels:] + bias[..., channels:], 2, axis=-1)
         query, key, value = (
             each.reshape(batch, -1, self.heads, channels // self.heads) for each in (query, key, value)
         )

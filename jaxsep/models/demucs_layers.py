@@ -20,6 +20,7 @@ from jaxsep.models.initialisers import convolution_bound, uniform
 from jaxsep.models.recurrent import LSTM
 
 Maps = Float[Array, "batch time channel"]
+OutMaps = Float[Array, "batch out_time out_channel"]
 NORM_EPSILON = 1e-5
 # Steps that an LSTM hears at a time; frames of them overlap by half.
 LSTM_STEPS = 200
@@ -113,7 +114,7 @@ class TransposedConvolution(nn.Module):
         bias = self.param("bias", bound, (self.features,))
         maps, kernel, bias = nn.dtypes.promote_dtype(maps, kernel, bias, dtype=self.dtype)
         axes = tuple(range(len(self.kernel_size)))
-        return jax.lax.conv_transpose(maps, jnp.flip(kernel, axes), self.strides, "VALID") + bias
+        return jax.lax.conv_transpose(maps, jnp.flip(kernel, axes), self.strides, "VALID") + bias.reshape((1,) * (maps.ndim - 1) + (-1,))
 
 
 class LayerScale(nn.Module):
@@ -132,7 +133,7 @@ class LayerScale(nn.Module):
         """Returns scaled maps."""
         scale = self.param("scale", nn.initializers.constant(self.init), (maps.shape[-1],))
         maps, scale = nn.dtypes.promote_dtype(maps, scale, dtype=self.dtype)
-        return maps * scale
+        return maps * scale.reshape((1,) * (maps.ndim - 1) + (-1,))
 
 
 class BLSTM(nn.Module):
@@ -220,8 +221,8 @@ class LocalState(nn.Module):
             )(maps)
             rates = jax.nn.sigmoid(chosen.reshape(batch, length, self.heads, self.decays)) / 2
             steps = np.arange(1, self.decays + 1, dtype=np.float32) / math.sqrt(self.decays)
-            scores -= jnp.einsum("bshf,f->bhs", rates, steps.astype(rates.dtype))[..., None] * distance
-        scores = jnp.where(np.eye(length, dtype=bool), _SELF, scores)
+            scores -= jnp.einsum("bshf,f->bhs", rates, steps.astype(rates.dtype))[..., None] * distance[None, None]
+        scores = jnp.where(np.eye(length, dtype=bool)[None, None], _SELF, scores)
         # Softmax over the steps that are heard; scores of a long stretch are sums of many terms.
         weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(scores.dtype)
         heard = jnp.einsum("bhst,bthc->bshc", weights, content).reshape(batch, length, channels)
@@ -305,7 +306,7 @@ class _DConvStep(nn.Module):
         return LayerScale(config.init, dtype, name="scale")(glu(group_norm(1, dtype, "norm2")(found)))
 
 
-def centre_trim(maps: Maps, length: int) -> Maps:
+def centre_trim(maps: Maps, length: int) -> Float[Array, "batch middle channel"]:
     """Returns the middle; an odd sample is cut from the end."""
     start = (maps.shape[1] - length) // 2
     return maps[:, start : start + length]

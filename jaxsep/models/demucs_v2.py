@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import pydantic
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxsep.errors import ConfigError
-from jaxsep.models.demucs_layers import BLSTM, Maps, TransposedConvolution, centre_trim, convolution, glu
+from jaxsep.models.demucs_layers import BLSTM, Maps, OutMaps, TransposedConvolution, centre_trim, convolution, glu
 from jaxsep.models.family import NetworkConfig
 from jaxsep.models.sinc import downsample, upsample
-from jaxsep.typing import SourceWaveform, Waveform
+from jaxsep.typing import Waveform
 
 # Mixtures are divided by 1 and this, also where they are not normalised.
 _DEVIATION_EPSILON = 1e-5
@@ -96,10 +97,10 @@ class DemucsV2(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, mixture: Waveform, *, train: bool) -> SourceWaveform:
+    def __call__(self, mixture: Waveform, *, train: bool) -> Float[Array, "batch source out_time channel"]:
         """Estimates sources (batch, source, out_time, channel) of the middle of mixtures (batch, time, channel)."""
         config, (batch, _, channels) = self.config, mixture.shape
-        mean, deviation = jnp.zeros(()), jnp.ones(())
+        mean, deviation = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1))
         if config.normalize:
             mono = mixture.mean(-1, keepdims=True)
             mean, deviation = mono.mean(1, keepdims=True), mono.std(1, ddof=1, keepdims=True)
@@ -125,7 +126,7 @@ class _Encoder(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, maps: Maps) -> Maps:
+    def __call__(self, maps: Maps) -> OutMaps:
         config = self.config
         conv = convolution(
             maps.shape[-1],
@@ -145,7 +146,7 @@ class _Decoder(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, maps: Maps) -> Maps:
+    def __call__(self, maps: Maps) -> OutMaps:
         config = self.config
         maps = _gated(maps, config.context, config, self.dtype)
         is_last = self.index == 0
@@ -155,7 +156,7 @@ class _Decoder(nn.Module):
         return maps if is_last else jax.nn.relu(maps)
 
 
-def _gated(maps: Maps, size: int, config: DemucsV2Config, dtype: DTypeLike | None) -> Maps:
+def _gated(maps: Maps, size: int, config: DemucsV2Config, dtype: DTypeLike | None) -> OutMaps:
     if not config.rewrite:
         return maps
     features = maps.shape[-1]

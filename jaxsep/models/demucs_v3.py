@@ -12,6 +12,7 @@ from jaxsep.models.demucs_layers import (
     DConv,
     DConvConfig,
     Maps,
+    OutMaps,
     TransposedConvolution,
     centre_trim,
     convolution,
@@ -119,7 +120,7 @@ class DemucsV3(nn.Module):
     def __call__(self, mixture: Waveform, *, train: bool) -> SourceWaveform:
         """Estimates sources (batch, source, time, channel) of mixtures (batch, time, channel) of any length."""
         config, (batch, length, channels) = self.config, mixture.shape
-        maps, mean, deviation = mixture, jnp.zeros(()), jnp.ones(())
+        maps, mean, deviation = mixture, jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1))
         if config.normalize:
             mono = mixture.mean(-1, keepdims=True)
             mean, deviation = mono.mean(1, keepdims=True), mono.std(1, ddof=1, keepdims=True)
@@ -147,7 +148,7 @@ class _Encoder(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, maps: Maps) -> Maps:
+    def __call__(self, maps: Maps) -> OutMaps:
         config, features = self.config, self.config.layer_features()[self.index]
         common: dict[str, Any] = {"rescale": config.rescale, "dtype": self.dtype}
         first = convolution(
@@ -168,7 +169,7 @@ class _Decoder(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, maps: Maps) -> Maps:
+    def __call__(self, maps: Maps) -> OutMaps:
         config, features = self.config, maps.shape[-1]
         if config.rewrite:
             maps = convolution(

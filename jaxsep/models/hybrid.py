@@ -21,9 +21,8 @@ from jaxsep.typing import SourceWaveform, Waveform
 
 # What is added to deviations before maps are divided by them.
 _DEVIATION_EPSILON = 1e-5
-Maps = Float[Array, "batch *place channel"]
 # Turns the innermost maps of both branches into those that the decoders start from.
-Middle = Callable[[Maps, Maps], tuple[Maps, Maps]]
+Middle = Callable[[Array, Array], tuple[Array, Array]]
 
 
 def separate(
@@ -63,8 +62,8 @@ def separate(
 
 
 def _encode(
-    maps: Maps, waves: Maps, config: HybridConfig, shapes: tuple[LayerShape, ...], dtype: DTypeLike | None
-) -> tuple[Maps, Maps, list[Maps], list[Maps], list[int]]:
+    maps: Array, waves: Array, config: HybridConfig, shapes: tuple[LayerShape, ...], dtype: DTypeLike | None
+) -> tuple[Array, Array, list[Array], list[Array], list[int]]:
     """Returns the innermost maps of both branches, what decoders see again of each layer, and lengths of waveforms."""
     skipped, skipped_waves, lengths = [], [], []
     has_dconv = bool(config.dconv_mode & 1)
@@ -119,15 +118,15 @@ def _encode(
 
 
 def _decode(
-    maps: Maps,
-    waves: Maps,
-    skipped: list[Maps],
-    skipped_waves: list[Maps],
+    maps: Array,
+    waves: Array,
+    skipped: list[Array],
+    skipped_waves: list[Array],
     lengths: list[int],
     config: HybridConfig,
     shapes: tuple[LayerShape, ...],
     dtype: DTypeLike | None,
-) -> tuple[Maps, Maps]:
+) -> tuple[Array, Array]:
     """Returns the outermost maps of both branches."""
     outputs = config.n_sources * config.channels
     has_dconv = bool(config.dconv_mode & 2)

@@ -14,6 +14,7 @@ from jaxsep.models.demucs_layers import gelu
 from jaxsep.models.hybrid_layers import DecoderLayer, EncoderLayer
 
 Maps = Float[Array, "batch freq time channel"]
+OutMaps = Float[Array, "batch out_freq time out_channel"]
 
 
 class EncoderBands(nn.Module):
@@ -32,7 +33,7 @@ class EncoderBands(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, maps: Maps, inject: None = None) -> Maps:
+    def __call__(self, maps: Maps, inject: None = None) -> OutMaps:
         """Returns maps with fewer rows."""
         rows, size, stride, pad = maps.shape[1], self.kernel_size, self.stride, self.kernel_size // 4
         found, start = [], 0
@@ -64,7 +65,7 @@ class DecoderBands(nn.Module):
     is_last: bool
 
     @nn.compact
-    def __call__(self, maps: Maps, skipped: Maps, length: int) -> tuple[Maps, Maps]:
+    def __call__(self, maps: Maps, skipped: Maps, length: int) -> tuple[OutMaps, Maps]:
         """Returns maps with more rows, and what a layer without bands returns beside."""
         rows, half = maps.shape[1], self.stride // 2
         found: list[Array] = []
@@ -74,7 +75,7 @@ class DecoderBands(nn.Module):
             layer = self.layer(name=f"band_{number}")
             band, _ = layer(maps[:, start:end], skipped[:, start:end], length)
             if found:
-                shared = band[:, : self.stride] - layer.variables["params"]["conv_tr"]["bias"].astype(band.dtype)
+                shared = band[:, : self.stride] - layer.variables["params"]["conv_tr"]["bias"][None, None, None].astype(band.dtype)
                 found[-1] = found[-1].at[:, -self.stride :].add(shared)
                 band = band[:, self.stride :]
             found.append(band)

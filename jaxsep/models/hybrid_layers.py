@@ -24,6 +24,7 @@ from jaxsep.models.demucs_layers import (
 )
 
 Maps = Float[Array, "batch *place channel"]
+OutMaps = Float[Array, "batch *out_place out_channel"]
 
 
 def transform(n_fft: int) -> STFTConfig:
@@ -66,7 +67,7 @@ def to_waveform(
     if not zero_padded:  # what is cut off is all that fewer than all frames cover
         return waveform
     share = _window_sum(frames.shape[1], config)[start : start + length]
-    return waveform / jnp.asarray(share, waveform.dtype)[:, None]
+    return waveform / jnp.asarray(share, waveform.dtype)[None, :, None]
 
 
 @cache
@@ -115,7 +116,7 @@ class EncoderLayer(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, maps: Maps, inject: Float[Array, "batch time channel"] | None = None) -> Maps:
+    def __call__(self, maps: Maps, inject: Float[Array, "batch step out_channel"] | None = None) -> OutMaps:
         """Returns maps with fewer rows, or steps.
 
         Args:
@@ -194,7 +195,9 @@ class DecoderLayer(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, maps: Maps, skipped: Maps | None, length: int) -> tuple[Maps, Maps]:
+    def __call__(
+        self, maps: Maps, skipped: Float[Array, "batch *skipped_place channel"] | None, length: int
+    ) -> tuple[OutMaps, Float[Array, "batch *before_place channel"]]:
         """Returns the output, and what went into the transposed convolution.
 
         Args:

@@ -47,7 +47,7 @@ class LSTM(nn.Module):
                 maps[:, ::-1] if suffix else maps, kernel, state_kernel, *biases, dtype=self.dtype
             )
             # All steps at once; only the product with the state has to wait for the step before.
-            gates.append(heard @ kernel + biases[0] + biases[1])
+            gates.append(heard @ kernel + (biases[0] + biases[1])[None, None])
             recurrent.append(state_kernel)
         forwards, *backwards = _run(jnp.stack(gates), jnp.stack(recurrent))
         return jnp.concatenate([forwards, *(each[:, ::-1] for each in backwards)], axis=-1)

@@ -176,7 +176,7 @@ def refuse_bare_arrays(arrays: Mapping[str, Any], *, name: str | None, where: st
 
 
 def demucs_spec(
-    klass: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, name: str, segment: float | None, where: str
+    klass: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, name: str, segment: float | int | None, where: str
 ) -> ModelSpec:
     """Returns the spec of a network of Demucs's, licence and provenance not stated.
 
@@ -209,7 +209,7 @@ def demucs_spec(
 
 
 def _spec(
-    known: _Class, arguments: dict[str, Any], *, name: str, segment: float | None, where: str
+    known: _Class, arguments: dict[str, Any], *, name: str, segment: float | int | None, where: str
 ) -> ModelSpec:
     stems = arguments.pop("sources", None)
     if not isinstance(stems, list | tuple) or not all(isinstance(stem, str) for stem in stems):
@@ -287,7 +287,7 @@ def _transformer(arguments: dict[str, Any]) -> dict[str, Any] | None:
     return None if values.get("layers") == 0 else values
 
 
-def _model(package: Package, name: str | None, segment: float | None) -> ForeignModel:
+def _model(package: Package, name: str | None, segment: float | int | None) -> ForeignModel:
     spec = demucs_spec(
         package.klass,
         package.args,
