@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pydantic
 
 from jaxsep.models.demucs_layers import DConvConfig
@@ -81,6 +82,12 @@ class HybridConfig(NetworkConfig):
             raise ValueError(f"multi_freqs are shares of the frequencies that grow, above 0 and below 1, not {shares}")
         if self.kernel_size != 2 * self.stride or self.norm_starts < self.multi_freqs_depth:
             raise ValueError("layers with bands have kernels of two strides, and no norms")
+        rows = self.n_fft // 2
+        for shape in self.layers()[: self.multi_freqs_depth]:
+            ends = [0, *(round(rows * share) for share in shares), rows]
+            if min(np.diff(ends)) <= self.kernel_size or shape.features_time is None or shape.is_last_row:
+                raise ValueError(f"bands of {rows} rows that end at {ends[1:]} leave too few for the layers in them")
+            rows = shape.rows
         return self
 
     @property
