@@ -44,7 +44,9 @@ def _scores(entry: "CatalogueEntry", method: str) -> str:
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="A name from `jaxsep models`.")],
+    name: Annotated[
+        str, typer.Argument(help="A name from `jaxsep models`, or hf://OWNER/NAME of the Hugging Face hub.")
+    ],
     source: Annotated[
         str | None,
         typer.Option(
@@ -61,8 +63,12 @@ def pull(
     `jaxsep separate -m NAME` does the same on first use.
     """
     from jaxsep.weights.catalogue import find_entry, list_models
+    from jaxsep.weights.hub import SCHEME
 
     entry = find_entry(name)
+    if name.startswith(SCHEME) and source is None:
+        print(f"{name} is in {pull_visibly(name, force=force)}")
+        return
     if entry is None:
         known = [known.name for known in list_models()]
         raise ConfigError(f"There is no model called '{name}' in the catalogue.{nearest(name, known)}")

@@ -230,6 +230,7 @@ def find_model(name_or_path: str, checkpoint: str | None = None, *, quiet: bool 
     """
     from jaxsep.cli.models import pull_visibly
     from jaxsep.weights.catalogue import find_entry
+    from jaxsep.weights.hub import SCHEME
     from jaxsep.weights.pretrained import is_present, resolve
     from jaxsep.weights.runs import choose_checkpoint, is_run
 
@@ -242,7 +243,8 @@ def find_model(name_or_path: str, checkpoint: str | None = None, *, quiet: bool 
         except CheckpointError as error:
             raise ConfigError(str(error)) from None
 
-    if find_entry(name_or_path) is not None and not is_present(name_or_path):
+    is_published = find_entry(name_or_path) is not None or name_or_path.startswith(SCHEME)
+    if is_published and not is_present(name_or_path):
         return pull_visibly(name_or_path, quiet=quiet)
     try:
         return resolve(name_or_path)

@@ -74,7 +74,9 @@ class CrossTransformer(nn.Module):
             tokens = layer_norm(self.dtype, "norm_in")(tokens)
             waves = layer_norm(self.dtype, "norm_in_t")(waves)
         weight = config.weight_pos_embed
-        tokens = tokens + jnp.asarray(weight * positions_2d(rows, frames, channels, config.max_period)[None], tokens.dtype)
+        tokens = tokens + jnp.asarray(
+            weight * positions_2d(rows, frames, channels, config.max_period)[None], tokens.dtype
+        )
         waves = waves + jnp.asarray(weight * positions(waves.shape[1], channels, config.max_period)[None], waves.dtype)
         for index in range(config.layers):
             layer, layer_t = (

@@ -114,7 +114,9 @@ class TransposedConvolution(nn.Module):
         bias = self.param("bias", bound, (self.features,))
         maps, kernel, bias = nn.dtypes.promote_dtype(maps, kernel, bias, dtype=self.dtype)
         axes = tuple(range(len(self.kernel_size)))
-        return jax.lax.conv_transpose(maps, jnp.flip(kernel, axes), self.strides, "VALID") + bias.reshape((1,) * (maps.ndim - 1) + (-1,))
+        return jax.lax.conv_transpose(maps, jnp.flip(kernel, axes), self.strides, "VALID") + bias.reshape(
+            (1,) * (maps.ndim - 1) + (-1,)
+        )
 
 
 class LayerScale(nn.Module):

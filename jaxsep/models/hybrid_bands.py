@@ -75,7 +75,9 @@ class DecoderBands(nn.Module):
             layer = self.layer(name=f"band_{number}")
             band, _ = layer(maps[:, start:end], skipped[:, start:end], length)
             if found:
-                shared = band[:, : self.stride] - layer.variables["params"]["conv_tr"]["bias"][None, None, None].astype(band.dtype)
+                shared = band[:, : self.stride] - layer.variables["params"]["conv_tr"]["bias"][None, None, None].astype(
+                    band.dtype
+                )
                 found[-1] = found[-1].at[:, -self.stride :].add(shared)
                 band = band[:, self.stride :]
             found.append(band)

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-from jaxsep.weights.forms import FORMS, Form
+from jaxsep.weights.forms import BAGS, FORMS, Form
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,29 @@ class ByHand:
 
 
 @dataclass(frozen=True)
+class Files:
+    """Files of weights in their authors' own format, side by side; several are the members of an ensemble.
+
+    Attributes:
+        url: Folder in which they were published.
+        names: Names of the files. Each ends, before its suffix, in the first eight digits of the file's sha256.
+        size_bytes: About how large they are together; twice as much is refused.
+        description: What they are and who made them.
+        format: See `Archive`.
+        weights: Weight of each member for each source; None for 1.
+        segment_seconds: Seconds that members hear at a time; None for what their files say.
+    """
+
+    url: str
+    names: tuple[str, ...]
+    size_bytes: int
+    description: str
+    format: str
+    weights: tuple[tuple[float, ...], ...] | None = None
+    segment_seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class CatalogueEntry:
     """A published model.
 
@@ -86,7 +109,7 @@ class CatalogueEntry:
     size_bytes: int
     dtype: str
     licence: str
-    archive: Archive | ByHand
+    archive: Archive | ByHand | Files
     sha256: str | None = None
     scores: tuple[Score, ...] = ()
     bundled: bool = False
@@ -201,6 +224,49 @@ def _wave_unet(
     )
 
 
+def _demucs_scores(source: str, **sdr_db: float) -> tuple[Score, ...]:
+    return tuple(Score(stem, value, "network", "MUSDB18-HQ test", source) for stem, value in sdr_db.items())
+
+
+_HYBRID_PAPER = "Défossez 2021, https://arxiv.org/abs/2111.03600"
+_TRANSFORMER_PAPER = "Rouard et al. 2022, https://arxiv.org/abs/2211.08553"
+_V2_PAPER = "Défossez et al. 2019, https://arxiv.org/abs/1911.13254"
+# demucs/remote/*.yaml of facebookresearch/demucs: models in rows; drums, bass, other, vocals in columns.
+_MDX_WEIGHTS = ((1.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 1.0), (1.0, 0.0, 1.0, 1.0))
+_ONE_EACH = tuple(tuple(float(row == column) for column in range(4)) for row in range(4))
+
+
+def _demucs(
+    name: str,
+    numbers: int,
+    folder: str,
+    *files: str,
+    dtype: str = "float16",
+    weights: tuple[tuple[float, ...], ...] | None = None,
+    segment_seconds: float | None = None,
+    scores: tuple[Score, ...] = (),
+) -> CatalogueEntry:
+    size_bytes = {"float16": 2, "float32": 4}[dtype] * numbers
+    form = FORMS.get(name) or BAGS[name]
+    return CatalogueEntry(
+        name=name,
+        form=form,
+        size_bytes=size_bytes,
+        dtype=dtype,
+        licence="MIT",
+        archive=Files(
+            url=f"https://dl.fbaipublicfiles.com/demucs/{folder}/",
+            names=tuple(f"{file}.th" for file in files),
+            size_bytes=size_bytes,
+            description=f"{name}, published by Meta with Demucs (https://github.com/facebookresearch/demucs)",
+            format="demucs_v2" if form.family == "demucs_v2" else "demucs",
+            weights=weights,
+            segment_seconds=segment_seconds,
+        ),
+        scores=scores,
+    )
+
+
 CATALOGUE = (
     _spleeter(
         "spleeter-2stems",
@@ -225,6 +291,84 @@ CATALOGUE = (
         repository="f90/Wave-U-Net-Pytorch",
         url="https://www.dropbox.com/s/r374hce896g4xlj/models.7z",
         format="wave_unet_resampled",
+    ),
+    # Files and their hashes: demucs/remote/files.txt and, of version 2, demucs/pretrained.py.
+    _demucs(
+        "htdemucs",
+        41_984_456,
+        "hybrid_transformer",
+        "955717e8-8726e21a",
+        scores=_demucs_scores(_TRANSFORMER_PAPER, drums=10.05, bass=9.78, other=6.42, vocals=8.93),
+    ),
+    _demucs(
+        "htdemucs_ft",
+        4 * 41_984_456,
+        "hybrid_transformer",
+        "f7e0c4bc-ba3fe64a",
+        "d12395a8-e57c48e6",
+        "92cfc3b6-ef3bcb9c",
+        "04573f0d-f3cf25b2",
+        weights=_ONE_EACH,
+        scores=_demucs_scores(_TRANSFORMER_PAPER, drums=10.08, bass=10.39, other=6.32, vocals=9.20),
+    ),
+    _demucs("htdemucs_6s", 27_414_996, "hybrid_transformer", "5c90dfd2-34c22ccb"),
+    _demucs(
+        "hdemucs_mmi",
+        83_637_832,
+        "hybrid_transformer",
+        "75fc33f5-1941ce65",
+        segment_seconds=44.0,
+        scores=_demucs_scores(_TRANSFORMER_PAPER, drums=9.31, bass=9.13, other=6.18, vocals=8.75),
+    ),
+    _demucs(
+        "mdx",
+        2 * 88_984_040 + 83_607_872 + 83_884_248,
+        "mdx_final",
+        "0d19c1c6-0f06f20e",
+        "7ecf8ec1-70f50cc9",
+        "c511e2ab-fe698775",
+        "7d865c68-3d5dd56b",
+        weights=_MDX_WEIGHTS,
+        segment_seconds=44.0,
+        scores=_demucs_scores(_HYBRID_PAPER, drums=8.24, bass=8.76, other=5.59, vocals=8.13),
+    ),
+    _demucs(
+        "mdx_extra",
+        2 * 83_637_832 + 2 * 83_633_984,
+        "mdx_final",
+        "e51eebcc-c1b80bdd",
+        "a1d90b5c-ae9d2452",
+        "5d2d6c55-db83574e",
+        "cfa93e08-61801ae1",
+        segment_seconds=44.0,
+    ),
+    _demucs(
+        "repro_mdx_a",
+        2 * 133_753_064 + 2 * 83_637_832,
+        "mdx_final",
+        "9a6b4851-03af0aa6",
+        "1ef250f1-592467ce",
+        "fa0cb7f9-100d8bf4",
+        "902315c2-b39ce9c9",
+        segment_seconds=44.0,
+        scores=_demucs_scores(_HYBRID_PAPER, drums=8.12, bass=8.43, other=5.65, vocals=8.35),
+    ),
+    _demucs(
+        "demucs",
+        265_679_496,
+        "v3.0",
+        "demucs-e07c671f",
+        dtype="float32",
+        scores=_demucs_scores(_V2_PAPER, drums=6.86, bass=7.01, other=4.42, vocals=6.84),
+    ),
+    _demucs("demucs48_hq", 149_462_504, "v3.0", "demucs48_hq-28a1282c", dtype="float32"),
+    _demucs(
+        "demucs_extra",
+        265_679_496,
+        "v3.0",
+        "demucs_extra-3646af93",
+        dtype="float32",
+        scores=_demucs_scores(_V2_PAPER, drums=7.58, bass=7.60, other=4.69, vocals=7.29),
     ),
 )
 

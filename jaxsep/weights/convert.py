@@ -32,7 +32,7 @@ def convert(
     *,
     output: str | os.PathLike[str],
     family: str | None = None,
-    dtype: StorageType = "float32",
+    dtype: StorageType | None = "float32",
     name: str | None = None,
     licence: str | None = None,
     provenance: str | None = None,
@@ -45,7 +45,7 @@ def convert(
         output: A file that ends in '.safetensors', or else a folder for Orbax.
         family: Name of the format or family that the weights are of, as for `jaxsep.weights.rules.rules_of`; not needed
             for jaxsep's own.
-        dtype: What to store the arrays in.
+        dtype: What to store the arrays in; None for float16 where all of a foreign source's are, and otherwise float32.
         name: What to call the model; None for the name of the published form, or for the one that it has. The name of a
             published form gives it that form, such as 'spleeter-2stems-16khz'.
         licence: Of the weights; None for the one that is known for published weights, or for the one that they have.
@@ -93,9 +93,14 @@ def convert(
         except ConfigError as error:
             raise CheckpointError(str(error)) from None
         weights = foreign.read(source, name)
+        if dtype is None:
+            stored = {array.dtype.name for model in weights.models for array in model.arrays.values()}
+            dtype = "float16" if stored == {"float16"} else "float32"
         origin = f"converted from {describe_files(weights.files)}"
         if weights.weights is not None:
-            return _save_ensemble(weights, licence, provenance or origin, output=output, dtype=dtype, overwrite=overwrite)
+            return _save_ensemble(
+                weights, licence, provenance or origin, output=output, dtype=dtype, overwrite=overwrite
+            )
         (found,) = weights.models
         spec, variables = found.spec, found.variables()
         known = foreign.published.get(hash_arrays(flatten(variables)))
@@ -114,7 +119,7 @@ def _save_ensemble(
     provenance: str,
     *,
     output: str | os.PathLike[str],
-    dtype: StorageType,
+    dtype: StorageType | None,
     overwrite: bool,
 ) -> EnsembleCheckpoint:
     said = {"licence": licence or "not stated", "provenance": provenance}
@@ -132,7 +137,12 @@ def _save_ensemble(
 
 
 def _copy_ensemble(
-    source: Path, changes: dict[str, str | None], *, output: str | os.PathLike[str], dtype: StorageType, overwrite: bool
+    source: Path,
+    changes: dict[str, str | None],
+    *,
+    output: str | os.PathLike[str],
+    dtype: StorageType | None,
+    overwrite: bool,
 ) -> EnsembleCheckpoint:
     ensemble = load_ensemble(source)
     spec = ensemble.spec.model_copy(update={key: value for key, value in changes.items() if value is not None})

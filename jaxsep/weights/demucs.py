@@ -5,7 +5,7 @@ The class in a package decides the family, and the arguments of its constructor 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +45,10 @@ _HYBRID = (
     "time_stride",
     "context_enc",
 )
-_TRANSFORMER = ("layers", "heads", "hidden_scale", "dropout", "max_period", "weight_pos_embed")
-_TRANSFORMER += ("norm_in", "norm_out", "layer_scale", "gelu", "cross_first")
+_TRANSFORMER = (
+    *("layers", "heads", "hidden_scale", "dropout", "max_period", "weight_pos_embed"),
+    *("norm_in", "norm_out", "layer_scale", "gelu", "cross_first"),
+)
 # How many times the first values of weights were rescaled, and how embeddings began, says nothing of a trained network.
 _INITIAL = {"rescale": 0.1}
 
@@ -208,9 +210,7 @@ def demucs_spec(
         raise CheckpointError(str(error)) from None
 
 
-def _spec(
-    known: _Class, arguments: dict[str, Any], *, name: str, segment: float | int | None, where: str
-) -> ModelSpec:
+def _spec(known: _Class, arguments: dict[str, Any], *, name: str, segment: float | int | None, where: str) -> ModelSpec:
     stems = arguments.pop("sources", None)
     if not isinstance(stems, list | tuple) or not all(isinstance(stem, str) for stem in stems):
         raise CheckpointError(f"{where} does not name its sources; get it anew.")
@@ -306,7 +306,8 @@ def _weights(source: Path, bag: Bag, members: tuple[ForeignModel, ...]) -> tuple
     weights = bag.weights or tuple((1.0,) * len(member.spec.stems) for member in members)
     if len(weights) != len(members) or any(len(row) != len(members[0].spec.stems) for row in weights):
         raise CheckpointError(
-            f"{source} has {len(members)} members, and its weights are not a row for each, with a number for each source."
+            f"{source} has {len(members)} members, and its weights are not a row for each, with a number for each "
+            "source."
         )
     return weights
 
@@ -325,6 +326,7 @@ _PUBLISHED: dict[str, tuple[str, Mapping[str, Any], float | None]] = {
     "hdemucs_mmi": ("demucs.hdemucs.HDemucs", {"dconv_init": 1e-3}, 44),
     "demucs": ("demucs.model.Demucs", {}, None),
     "demucs48_hq": ("demucs.model.Demucs", {"channels": 48}, None),
+    "demucs_extra": ("demucs.model.Demucs", {}, None),
 }
 
 

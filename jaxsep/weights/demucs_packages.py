@@ -6,8 +6,10 @@ the class is a name. What class and arguments mean is in `demucs.py`.
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -121,6 +123,32 @@ def members_of(path: Path, bag: Bag) -> list[Path]:
             raise CheckpointError(f"{path} has a member '{signature}', for which there are {names}; leave one.")
         found.append(candidates[0])
     return found
+
+
+def write_bag(
+    path: Path, files: Sequence[Path], weights: Sequence[Sequence[float]] | None, segment_seconds: float | None
+) -> Path:
+    """Writes a bag's YAML file, with its members beside it.
+
+    Args:
+        path: The file to write.
+        files: Packages of the members; those that lie elsewhere are linked or copied.
+        weights: Weight of each member for each source; None for 1.
+        segment_seconds: See `Bag.segment`.
+    """
+    for file in files:
+        beside = path.parent / file.name
+        if file.parent != path.parent:
+            beside.unlink(missing_ok=True)
+            try:
+                os.link(file, beside)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(file, beside)
+    content: dict[str, Any] = {"models": [signature_of(file) for file in files]}
+    content |= {} if weights is None else {"weights": [list(row) for row in weights]}
+    content |= {} if segment_seconds is None else {"segment": segment_seconds}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
 
 
 def signature_of(path: Path) -> str:

@@ -34,7 +34,10 @@ def from_foreign(source: Mapping[str, np.ndarray], *, name: str | None, where: s
     Raises:
         CheckpointError: It is no such state dict.
     """
-    first, last = source.get("encoder.0.0.weight"), [key for key in source if re.fullmatch(r"decoder\.\d+\.\d\.bias", key)]
+    first, last = (
+        source.get("encoder.0.0.weight"),
+        [key for key in source if re.fullmatch(r"decoder\.\d+\.\d\.bias", key)],
+    )
     if first is None or first.ndim != 3 or not last:
         raise CheckpointError(
             f"{where} holds no state dict of Demucs v2; expected names like 'encoder.0.0.weight', got "
@@ -53,7 +56,7 @@ def from_foreign(source: Mapping[str, np.ndarray], *, name: str | None, where: s
         "kernel_size": kernel_size,
         "lstm_layers": sum(bool(re.fullmatch(r"lstm\.lstm\.weight_ih_l\d+", key)) for key in source),
     }
-    if rewrite and f"decoder.0.0.weight" in source and source["decoder.0.0.weight"].ndim == 3:
+    if rewrite and "decoder.0.0.weight" in source and source["decoder.0.0.weight"].ndim == 3:
         arguments["context"] = source["decoder.0.0.weight"].shape[2]
     stems = _STEMS if outputs == len(_STEMS) * channels else [f"source_{m}" for m in range(outputs // channels)]
     spec = demucs_spec("demucs.model.Demucs", (stems,), arguments, name=name or "demucs", segment=None, where=where)

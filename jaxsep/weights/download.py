@@ -85,7 +85,7 @@ def download(
     Args:
         url: Of http or https. From https, no redirection leads back to http.
         target: Where the file goes. If it is there and has the hash, nothing is fetched.
-        sha256: That the whole file must have, in hexadecimal.
+        sha256: Hash of the whole file in hexadecimal, or the beginning of it.
         size_limit_bytes: More than this is refused as soon as it is announced or has come.
         announce: Called with a clause for each further try.
         progress: Called after every piece.
@@ -95,23 +95,24 @@ def download(
     """
     with _written(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_file() and file_sha256(target) == sha256:
+        if target.is_file() and file_sha256(target).startswith(sha256):
             return
         partial = _Partial(target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json"))
         resumed = partial.size > 0
         _fetch(url, partial, size_limit_bytes, announce, progress)
         found = file_sha256(partial.content)
-        if found != sha256 and resumed:
+        if not found.startswith(sha256) and resumed:
             # The beginning may have been that of another version, or damaged where it lay.
             announce("what was resumed does not have the right sha256; fetching all of it anew")
             partial.discard()
             _fetch(url, partial, size_limit_bytes, announce, progress)
             found = file_sha256(partial.content)
-        if found != sha256:
+        if not found.startswith(sha256):
             partial.discard()
+            begins = "" if len(sha256) == len(found) else ", with which it should begin"
             raise CheckpointError(
-                f"{url} gave a file of sha256 {found} and not {sha256}; it was damaged on the way or is another one, "
-                "and was deleted."
+                f"{url} gave a file of sha256 {found} and not {sha256}{begins}; it was damaged on the way or is "
+                "another one, and was deleted."
             )
         partial.content.replace(target)
         partial.record.unlink(missing_ok=True)

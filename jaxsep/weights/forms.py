@@ -59,6 +59,7 @@ _DEMUCS = {
     "hdemucs_mmi": ("hdemucs", _DEMUCS_STEMS),
     "demucs": ("demucs_v2", _DEMUCS_STEMS),
     "demucs48_hq": ("demucs_v2", _DEMUCS_STEMS),
+    "demucs_extra": ("demucs_v2", _DEMUCS_STEMS),
 }
 
 # The formats of other programs' weights: the keys of `jaxsep.weights.rules.RULES`.
@@ -79,5 +80,16 @@ FORMS: dict[str, Form] = {
         *(Form(f"wave-unet-{name}", "wave_unet", stems, rate, rate / 2) for name, (stems, rate) in _WAVE.items()),
         Form("wave-unet-torch", "wave_unet_resampled", _WAVE_4STEMS, 44100, 22050.0),
         *(Form(name, family, stems, 44100, 22050.0) for name, (family, stems) in _DEMUCS.items()),
+    )
+}
+
+# Published ensembles of Demucs's; the family is that of the members, or both.
+BAGS: dict[str, Form] = {
+    name: Form(name, family, _DEMUCS_STEMS, 44100, 22050.0)
+    for name, family in (
+        ("htdemucs_ft", "htdemucs"),
+        ("mdx", "demucs_v3 and hdemucs"),
+        ("mdx_extra", "hdemucs"),
+        ("repro_mdx_a", "demucs_v3 and hdemucs"),
     )
 }

@@ -14,6 +14,7 @@ from jaxsep.errors import CheckpointError, nearest
 from jaxsep.weights import runs
 from jaxsep.weights.catalogue import find_entry
 from jaxsep.weights.catalogue import list_models as list_models
+from jaxsep.weights.hub import SCHEME
 from jaxsep.weights.pull import find_file, places, pull
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """Returns the file or folder of a model, pulling it where its name is in the catalogue and its file is not here.
 
     Args:
-        name_or_path: A name of the catalogue, the name of a file in the cache's `models` folder, or a path. The path of
-            a training run stands for its best checkpoint.
+        name_or_path: A name of the catalogue, 'hf://owner/name' for a model of the Hugging Face hub, the name of a file
+            in the cache's `models` folder, or a path. The path of a training run stands for its best checkpoint.
 
     Raises:
         CheckpointError: There is no such model, or its file cannot be had; the message says what to do.
     """
     named = isinstance(name_or_path, str) and not _looks_like_path(name_or_path)
+    if isinstance(name_or_path, str) and name_or_path.startswith(SCHEME):
+        return find_file(name_or_path) or pull(name_or_path)
     if named and (found := find_file(str(name_or_path))) is not None:
         return found
     if named and find_entry(str(name_or_path)) is not None:

@@ -16,8 +16,9 @@ from jaxsep import unfinished
 from jaxsep.environment import cache_directory, expand_home, is_offline
 from jaxsep.errors import CheckpointError, nearest
 from jaxsep.weights.archive import unpack
-from jaxsep.weights.catalogue import Archive, ByHand, CatalogueEntry, find_entry, list_models
+from jaxsep.weights.catalogue import Archive, ByHand, CatalogueEntry, Files, find_entry, list_models
 from jaxsep.weights.download import Announce, DownloadProgress, download, file_sha256
+from jaxsep.weights.hub import SCHEME, HubModel, fetch_from_hub, parse_hub_name
 
 if TYPE_CHECKING:
     from jaxsep.weights.checkpoint import StorageType
@@ -45,7 +46,7 @@ class _Weights(NamedTuple):
 
 def places(name: str) -> list[Path]:
     """Returns where the file of a model may lie, by its name: bundled, or in the cache."""
-    file = f"{name}.safetensors"
+    file = f"{parse_hub_name(name).key if name.startswith(SCHEME) else name}.safetensors"
     cache = cache_directory()
     return [_BUNDLED / file, *([] if cache is None else [cache / "models" / file])]
 
@@ -71,7 +72,7 @@ def pull(
     people alone, the message says what to do, and `source` is where they have put it.
 
     Args:
-        name: Of the catalogue.
+        name: Name in the catalogue, or 'hf://owner/name' for a model of the Hugging Face hub in Demucs's format.
         source: Where to take the published weights from instead: another URL or a copy of the archive, which must be
             the same file, or the folder that it unpacks to.
         force: Whether to make the file anew where it is there.
@@ -84,11 +85,12 @@ def pull(
     Raises:
         CheckpointError: There is no such model, or it cannot be had; the message says what to do.
     """
+    hub = parse_hub_name(name) if name.startswith(SCHEME) else None
     entry = find_entry(name)
-    if entry is None:
+    if entry is None and hub is None:
         known = [known.name for known in list_models()]
         raise CheckpointError(f"There is no model called '{name}' in the catalogue.{nearest(name, known)}")
-    if entry.bundled:
+    if entry is not None and entry.bundled:
         return places(name)[0]
     cache = cache_directory()
     if cache is None:
@@ -96,7 +98,7 @@ def pull(
             f"There is no home directory to keep '{name}' in; name a place for downloads by JAXSEP_CACHE."
         )
     target, downloads = places(name)[1], cache / "downloads"
-    key = entry.archive.sha256 if isinstance(entry.archive, Archive) else entry.name
+    key = target.stem if entry is None or not isinstance(entry.archive, Archive) else entry.archive.sha256
     with _locked(downloads / f"{key}.lock", announce):
         if target.is_file() and not force:
             return target
@@ -104,11 +106,16 @@ def pull(
         packed = downloads / f"{key}.tar.gz"
         try:
             with unfinished.watched(workplace):
-                weights = _find_weights(entry, source, packed, workplace, announce, progress)
-                _place(entry, weights, workplace, target)
+                if entry is None:
+                    assert hub is not None
+                    _place_from_hub(hub, packed.with_suffix(".files"), workplace, target, announce, progress)
+                else:
+                    weights = _find_weights(entry, source, packed, workplace, announce, progress)
+                    _place(entry, weights, workplace, target)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
         packed.unlink(missing_ok=True)
+        shutil.rmtree(packed.with_suffix(".files"), ignore_errors=True)
     return target
 
 
@@ -123,6 +130,8 @@ def _find_weights(
     archive = entry.archive
     if isinstance(archive, ByHand):
         return _by_hand(entry, archive, source, announce)
+    if isinstance(archive, Files):
+        return _fetch_files(entry, archive, source, packed.with_suffix(".files"), announce, progress)
     limit = 2 * archive.size_bytes
     licence = f"licence {entry.licence}"
     if source is None and (relative := _same_weights(entry)) is not None:
@@ -184,6 +193,74 @@ def _by_hand(
     return _from_folder(entry, given, announce)
 
 
+def _fetch_files(
+    entry: CatalogueEntry,
+    files: Files,
+    source: str | os.PathLike[str] | None,
+    folder: Path,
+    announce: Announce,
+    progress: DownloadProgress | None,
+) -> _Weights:
+    """Brings files that lie side by side into a folder, where they are kept until all are there and converted."""
+    from jaxsep.weights.convert import describe_files
+    from jaxsep.weights.demucs_packages import verify_name, write_bag
+
+    place = os.fspath(source or files.url)
+    advice = (
+        f"fetch {' and '.join(files.names)} from {files.url} and run `jaxsep models pull {entry.name} --from FOLDER`"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    if urlsplit(place).scheme in ("http", "https"):
+        if is_offline():
+            raise CheckpointError(
+                f"The weights of '{entry.name}' are not on this machine, and JAXSEP_OFFLINE forbids to fetch them; "
+                f"unset it, or {advice}."
+            )
+        announce(
+            f"Fetching '{entry.name}' (licence {entry.licence}, about {files.size_bytes / 1e6:.0f} MB) from {place}"
+        )
+        before = 0
+        for name in files.names:
+            try:
+                download(
+                    f"{place.rstrip('/')}/{name}",
+                    folder / name,
+                    sha256=Path(name).stem.rpartition("-")[2],
+                    size_limit_bytes=2 * files.size_bytes,
+                    announce=announce,
+                    progress=_behind(progress, before, files.size_bytes if len(files.names) > 1 else None),
+                )
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"The weights of '{entry.name}' are not on this machine: {str(error).removesuffix('.')}; try "
+                    f"again, or {advice}."
+                ) from None
+            before += (folder / name).stat().st_size
+        where = folder
+    else:
+        where = expand_home(place)
+        if where.is_file() and (where.name,) == files.names:
+            where = where.parent
+        announce(f"Converting '{entry.name}' (licence {entry.licence}) from {where}")
+    paths = [where / name for name in files.names]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise CheckpointError(f"{where} does not hold {', '.join(missing)}: {advice}.")
+    for path in paths:
+        verify_name(path)
+    provenance = f"{files.description}; converted from {describe_files(paths)}"
+    if len(paths) == 1 and files.segment_seconds is None:
+        return _Weights(paths[0], files.format, provenance)
+    bag = write_bag(folder / f"{entry.name}.yaml", paths, files.weights, files.segment_seconds)
+    return _Weights(bag, files.format, provenance)
+
+
+def _behind(progress: DownloadProgress | None, before: int, total: int | None) -> DownloadProgress | None:
+    """Returns a progress of one of several files, behind what is here of the others."""
+    if progress is None:
+        return None
+    return lambda here, whole: progress(before + here, total or whole)
+
+
 def _same_weights(entry: CatalogueEntry) -> Path | None:
     """Returns the file of a model that holds the same arrays in another form, where one is here."""
     for other in list_models():
@@ -223,12 +300,31 @@ def _check_archive(entry: CatalogueEntry, path: Path) -> None:
         )
 
 
+def _place_from_hub(
+    hub: HubModel,
+    folder: Path,
+    workplace: Path,
+    target: Path,
+    announce: Announce,
+    progress: DownloadProgress | None,
+) -> None:
+    """Fetches a model of the hub, converts it and gives it its name."""
+    from jaxsep.weights.convert import convert
+
+    bag, origin = fetch_from_hub(hub, folder, announce=announce, progress=progress)
+    made = workplace / "made" / target.name
+    convert(bag, output=made, family="demucs", dtype=None, name=hub.name, provenance=origin)
+    _rename(made, target)
+
+
 def _place(entry: CatalogueEntry, weights: _Weights, workplace: Path, target: Path) -> None:
     """Converts weights and gives the model its name once they are known to be the right ones."""
     from jaxsep.weights.convert import convert
 
     made = workplace / "made" / target.name
-    dtype: StorageType = "float16" if entry.dtype == "float16" else "float32"
+    dtype: StorageType | None = "float16" if entry.dtype == "float16" else "float32"
+    if isinstance(entry.archive, Files):
+        dtype = None  # as the files have it
     written = convert(
         weights.path,
         output=made,
@@ -243,6 +339,10 @@ def _place(entry: CatalogueEntry, weights: _Weights, workplace: Path, target: Pa
             f"{weights.path} holds other weights than those published as '{entry.name}' (sha256 {written.sha256}, "
             f"expected {entry.sha256}); give weights of your own a name of their own with `jaxsep convert`."
         )
+    _rename(made, target)
+
+
+def _rename(made: Path, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         made.replace(target)

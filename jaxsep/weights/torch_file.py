@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 # The pickles of the older format before the content: this number, a version, and facts of the machine.
 _LEGACY_HEADERS = 3
 _BFLOAT16 = np.dtype("V2")
-_STORAGES = {
+_STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("f8"),
     "FloatStorage": np.dtype("f4"),
     "HalfStorage": np.dtype("f2"),
@@ -78,7 +78,7 @@ class _Storage:
         self.dtype, self.count = dtype, count
         self._values: np.ndarray | None = None
 
-    def fill(self, content: bytes, byteorder: str) -> None:
+    def fill(self, content: bytes, byteorder: Literal["<", ">"]) -> None:
         if len(content) != self.count * self.dtype.itemsize:
             raise ValueError(f"a storage of {self.count} numbers has {len(content)} bytes")
         if self.dtype == _BFLOAT16:
@@ -216,7 +216,7 @@ def _load_zip(path: Path) -> Any:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             raise ValueError("its parts are compressed")
         stated = archive.read(f"{root}byteorder") if f"{root}byteorder" in archive.namelist() else b"little"
-        byteorder = ">" if stated.strip() == b"big" else "<"
+        byteorder: Literal["<", ">"] = ">" if stated.strip() == b"big" else "<"
         storages: dict[str, _Storage] = {}
 
         def storage(key: str, dtype: np.dtype, count: int) -> _Storage:

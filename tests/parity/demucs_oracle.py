@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 ORACLES = Path(__file__).parents[2] / ".cache" / "oracles"
+RATE = 8000
 STEMS = ["drums", "bass", "other", "vocals"]
 HT = "demucs.htdemucs.HTDemucs"
 HYBRID = "demucs.hdemucs.HDemucs"
@@ -24,13 +25,39 @@ V2 = "demucs.model.Demucs"
 
 # Constructor arguments of small networks, as deep as it takes for every kind of layer to be there: of the hybrid kinds
 # three layers on spectrograms, of which the last leaves one row, and one in time.
-_HYBRID = {"channels": 4, "nfft": 256, "depth": 4, "norm_starts": 2, "dconv_lstm": 2, "dconv_attn": 2, "segment": 1}
-_HT = {"channels": 8, "nfft": 512, "depth": 3, "dconv_mode": 3, "t_layers": 3, "t_heads": 2, "t_hidden_scale": 2.0}
-_TIME = {"channels": 4, "depth": 3, "norm_starts": 1, "dconv_lstm": 1, "dconv_attn": 2, "segment": 1}
+_HYBRID = {
+    "channels": 4,
+    "samplerate": RATE,
+    "nfft": 256,
+    "depth": 4,
+    "norm_starts": 2,
+    "dconv_lstm": 2,
+    "dconv_attn": 2,
+    "segment": 1,
+}
+_HT = {
+    "channels": 8,
+    "samplerate": RATE,
+    "nfft": 512,
+    "depth": 3,
+    "dconv_mode": 3,
+    "t_layers": 3,
+    "t_heads": 2,
+    "t_hidden_scale": 2.0,
+}
+_TIME = {
+    "channels": 4,
+    "samplerate": RATE,
+    "depth": 3,
+    "norm_starts": 1,
+    "dconv_lstm": 1,
+    "dconv_attn": 2,
+    "segment": 1,
+}
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
-    "htdemucs": (HT, {**_HT, "bottom_channels": 16, "t_dropout": 0.02, "segment": Fraction(39, 100)}),
+    "htdemucs": (HT, {**_HT, "bottom_channels": 16, "t_dropout": 0.02, "segment": Fraction(6, 5)}),
     # As htdemucs_6s, without channels of the transformer's own; cross-attention first.
-    "htdemucs_6s": (HT, {**_HT, "t_cross_first": True, "segment": Fraction(1, 4)}),
+    "htdemucs_6s": (HT, {**_HT, "t_cross_first": True, "segment": Fraction(5, 4)}),
     "hdemucs": (HYBRID, _HYBRID),
     # As c511e2ab and 7d865c68 of the bag mdx; bands are wider, since there are fewer rows.
     "hdemucs_magnitudes": (HYBRID, {**_HYBRID, "cac": False, "hybrid_old": True, "norm_starts": 999}),
@@ -39,7 +66,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     # As 0d19c1c6 of the bag mdx, and with branches and an LSTM where no published network has them.
     "demucs_v3_bare": (TIME, {**_TIME, "rewrite": False}),
     "demucs_v3_more": (TIME, {**_TIME, "dconv_mode": 3, "lstm_layers": 1}),
-    "demucs_v2": (V2, {"channels": 4, "depth": 4, "segment_length": 44100}),
+    "demucs_v2": (V2, {"channels": 4, "depth": 4, "samplerate": RATE, "segment_length": RATE}),
 }
 
 

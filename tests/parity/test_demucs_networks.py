@@ -1,6 +1,6 @@
 """The networks of all kinds of Demucs against the official code: every layer, gradients, and published sizes."""
 
-import os
+import itertools
 import re
 
 import jax
@@ -64,9 +64,10 @@ def outputs_of_modules(network, mixture):
 def module_name(path, leaves, config, known):
     """What Demucs calls one of our modules: the common beginning of its variables' names, without lists of modules."""
     names = [foreign_name(f"params/{leaf}", config).split(".") for leaf in leaves if leaf.startswith(f"{path}/")]
-    common = os.path.commonprefix([name[:-1] for name in names])
+    places = zip(*(name[:-1] for name in names), strict=False)
+    common = [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, places)]
     children = {leaf.removeprefix(f"{path}/").split("/", 1)[0] for leaf in leaves if leaf.startswith(f"{path}/")}
-    if len(children) == 1 and (path.endswith("freq_emb") or f"{path}/{[*children][0]}" not in leaves):
+    if len(children) == 1 and (path.endswith("freq_emb") or f"{path}/{next(iter(children))}" not in leaves):
         common.pop()
     while common and ".".join(common) not in known:
         common.pop()
@@ -76,12 +77,24 @@ def module_name(path, leaves, config, known):
 def channels_last(module, output, name):
     if name.startswith("crosstransformer.") or name.startswith("freq_emb"):
         return output
-    return output.permute(1, 0, 2) if isinstance(module, torch.nn.LSTM) or name.endswith("linear") else output.movedim(1, -1)
+    return (
+        output.permute(1, 0, 2)
+        if isinstance(module, torch.nn.LSTM) or name.endswith("linear")
+        else output.movedim(1, -1)
+    )
 
 
 # Layers that give what no other module gives: the names by which each network is told to have been compared.
 KINDS = {
-    "htdemucs": {"encoder_2", "decoder_0/dconv", "tencoder_1", "tdecoder_2", "channel_upsampler", "layers_0", "layers_t_1"},
+    "htdemucs": {
+        "encoder_2",
+        "decoder_0/dconv",
+        "tencoder_1",
+        "tdecoder_2",
+        "channel_upsampler",
+        "layers_0",
+        "layers_t_1",
+    },
     "htdemucs_6s": {"layers_0/cross_attn", "layers_t_1/self_attn", "encoder_0/dconv/layers_0/scale"},
     "hdemucs": {"encoder_2/dconv/layers_0/lstm", "encoder_3/dconv/layers_1/attention", "decoder_3", "tdecoder_0"},
     "hdemucs_magnitudes": {"encoder_2", "decoder_1"},
@@ -140,11 +153,9 @@ def test_gradients_are_those_of_the_official_networks(name):
     shapes = expected_shapes(spec)
     rules = [rule for rule in demucs_rules(spec.config, shapes)]
     found = flatten(
-        jax.jit(
-            jax.grad(
-                lambda variables, mixture: jnp.sum(weights * ours.apply(variables, mixture, train=False))
-            )
-        )(variables, mixture)
+        jax.jit(jax.grad(lambda variables, mixture: jnp.sum(weights * ours.apply(variables, mixture, train=False))))(
+            variables, mixture
+        )
     )
     unused = {key for key in theirs.state_dict() if key not in gradients}
     expected = flatten(
