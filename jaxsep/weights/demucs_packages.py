@@ -20,7 +20,7 @@ import pydantic
 import yaml
 
 from jaxsep.config import Config
-from jaxsep.errors import CheckpointError
+from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.weights.readers import read_torch_file, tensors_of
 from jaxsep.weights.torch_file import GlobalName, load_torch_file
 
@@ -97,7 +97,10 @@ def read_bag(path: Path) -> Bag:
         raise CheckpointError(f"{path} cannot be read as YAML: {reason}.") from None
     if not isinstance(content, Mapping) or "models" not in content:
         raise CheckpointError(f"{path} is no bag of Demucs, which names its members under 'models'.")
-    return Bag.parse(content, where=str(path))
+    try:
+        return Bag.parse(content, where=str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def members_of(path: Path, bag: Bag) -> list[Path]:
