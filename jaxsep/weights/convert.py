@@ -123,15 +123,16 @@ def _save_ensemble(
     overwrite: bool,
 ) -> EnsembleCheckpoint:
     said = {"licence": licence or "not stated", "provenance": provenance}
-    spec = EnsembleSpec.parse(
-        {
-            "name": weights.name,
-            "members": tuple(model.spec.model_copy(update=said) for model in weights.models),
-            "weights": weights.weights,
-            **said,
-        },
-        where=f"The ensemble of {weights.files[0]}",
-    )
+    content = {
+        "name": weights.name,
+        "members": tuple(model.spec.model_copy(update=said) for model in weights.models),
+        "weights": weights.weights,
+        **said,
+    }
+    try:
+        spec = EnsembleSpec.parse(content, where=f"The ensemble of {weights.files[0]}")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
     save_ensemble(output, spec, [model.variables() for model in weights.models], dtype=dtype, overwrite=overwrite)
     return load_ensemble(output)
 

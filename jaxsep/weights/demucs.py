@@ -303,7 +303,7 @@ def _model(package: Package, name: str | None, segment: float | int | None) -> F
 
 def _weights(source: Path, bag: Bag, members: tuple[ForeignModel, ...]) -> tuple[tuple[float, ...], ...]:
     """Returns the weight of each member for each source."""
-    weights = bag.weights or tuple((1.0,) * len(member.spec.stems) for member in members)
+    weights = bag.weights or ((1.0,) * len(members[0].spec.stems),) * len(members)
     if len(weights) != len(members) or any(len(row) != len(members[0].spec.stems) for row in weights):
         raise CheckpointError(
             f"{source} has {len(members)} members, and its weights are not a row for each, with a number for each "
