@@ -77,9 +77,9 @@ def parity(
         str,
         typer.Option(
             "--with",
-            metavar="torch|tensorflow|spleeter|PATH",
-            help="A twin with the same weights, Spleeter's own command, a checkpoint of jaxsep's or of others, or a "
-            "folder of stems that another tool wrote.",
+            metavar="torch|tensorflow|spleeter|demucs|PATH",
+            help="A twin with the same weights, Spleeter's or Demucs's own command, a checkpoint of jaxsep's or of "
+            "others, or a folder of stems that another tool wrote.",
         ),
     ],
     inputs: Annotated[
@@ -108,6 +108,14 @@ def parity(
         ),
     ] = None,
     spleeter: Annotated[str, typer.Option(metavar="COMMAND", help="Spleeter's command, or its path.")] = "spleeter",
+    command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Command of --with demucs, or its path.",
+            show_default="the package that is installed here, or 'demucs'",
+        ),
+    ] = None,
     device: Annotated[DeviceKind, typer.Option(help="Where our model runs; twins run on the CPU.")] = DeviceKind.auto,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that is there.")] = False,
 ) -> int:
@@ -142,7 +150,7 @@ def parity(
     else:
         ours = JaxNetwork(loaded.spec, loaded.variables, jax_device)
         families = [loaded.spec.family]
-    side = find_side(other, loaded, tracks, spleeter_command=spleeter, device=jax_device)
+    side = find_side(other, loaded, tracks, spleeter_command=spleeter, command=command, device=jax_device)
     limit_db = default_threshold_db(ours, side) if threshold_db is None else threshold_db
     measured = measure_parity(
         ours,

@@ -79,6 +79,13 @@ class Consistency(StrEnum):
     project = "project"
 
 
+class OtherMethod(StrEnum):
+    """What is beside the stem of --two-stems."""
+
+    minus = "minus"
+    add = "add"
+
+
 class Clip(StrEnum):
     """What happens to samples beyond full scale."""
 
@@ -172,11 +179,17 @@ def separate(
         str | None,
         typer.Option(
             metavar="STEM",
-            help="Write this stem, and the mixture minus it as no_STEM.",
+            help="Write this stem, and all else as no_STEM.",
             show_default="none",
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    other_method: Annotated[
+        OtherMethod,
+        typer.Option(
+            help="What no_STEM is: the mixture minus the stem, or the sum of the other stems.", rich_help_panel=_WHAT
+        ),
+    ] = OtherMethod.minus,
     residual: Annotated[
         bool,
         typer.Option(
@@ -240,6 +253,8 @@ def separate(
         raise ConfigError("--overwrite and --skip-existing contradict each other; use one of them.")
     if two_stems is not None and (stems is not None or residual):
         raise ConfigError("--two-stems says which stems are written, and goes neither with --stems nor --residual.")
+    if two_stems is None and other_method is OtherMethod.add:
+        raise ConfigError("--other-method says what is beside the stem of --two-stems; name that stem.")
     config = _output_config(
         {
             "format": format.value,
@@ -252,6 +267,7 @@ def separate(
             "filename": filename,
             "stems": _selected_stems(stems),
             "two_stems": two_stems,
+            "other_method": other_method.value,
             "residual": residual,
             "consistency": consistency.value,
             "clip": clip.value,
@@ -287,8 +303,7 @@ def separate(
             if each.is_stdin:
                 found[number] = replace(each, path=stack.enter_context(_kept_stdin()))
         # All that can be refused is refused before the weights are read.
-        # Consistency spreads what is missing over all stems of the model, also where few are written.
-        wanted = None if config.consistency == "project" else config.chosen_stems
+        wanted = config.needed_stems
         spec = options.applied_to(read_spec(weights), wanted)
         jobs = plan(found, output, spec, config)
         if report is not None:

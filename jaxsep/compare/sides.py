@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 
+from jaxsep.compare.demucs_command import DEMUCS, DemucsCommand
 from jaxsep.compare.excerpts import Excerpt, made_up_excerpt, read_excerpts
 from jaxsep.compare.networks import NETWORKS, JaxNetwork, Network
 from jaxsep.compare.other_stems import EnsembleStems, OtherStems, SpleeterCommand, StemsFolder
@@ -41,7 +42,7 @@ def check_side(name: str) -> None:
     Raises:
         ConfigError: It is none of the names, no model, and no path.
     """
-    known = (*NETWORKS, SPLEETER)
+    known = (*NETWORKS, SPLEETER, DEMUCS)
     if name not in known and find_entry(name) is None and not _path_of(name).exists() and not _is_bundle(name):
         raise ConfigError(
             f"--with '{name}' is neither {', '.join(known)} nor a path to weights or stems.{nearest(name, known)}"
@@ -49,16 +50,23 @@ def check_side(name: str) -> None:
 
 
 def find_side(
-    name: str, model: Model | Ensemble, tracks: Sequence[TrueTrack], *, spleeter_command: str, device: jax.Device
+    name: str,
+    model: Model | Ensemble,
+    tracks: Sequence[TrueTrack],
+    *,
+    spleeter_command: str,
+    command: str | None,
+    device: jax.Device,
 ) -> Network | OtherStems:
     """Returns what a model is compared with.
 
     Args:
-        name: 'torch' or 'tensorflow' for a twin, 'spleeter' for its command, a model's name, or a path: a checkpoint,
-            foreign weights, or a folder of stems.
+        name: 'torch' or 'tensorflow' for a twin, 'spleeter' or 'demucs' for their commands, a model's name, or a path:
+            a checkpoint, foreign weights, or a folder of stems.
         model: Ours.
         tracks: What will be separated; empty for the made-up mixture.
-        spleeter_command: Its name or path.
+        spleeter_command: Name or path of Spleeter's command.
+        command: Name or path of another command; None for what is found.
         device: Where networks of ours run.
 
     Raises:
@@ -66,6 +74,8 @@ def find_side(
         CheckpointError: Weights cannot be read, or are of another family.
     """
     spec = model.spec
+    if name == DEMUCS:
+        return DemucsCommand(model, command)
     if isinstance(model, Ensemble) or isinstance(spec, EnsembleSpec):
         if name in NETWORKS or name == SPLEETER:
             raise ConfigError(

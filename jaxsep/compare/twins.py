@@ -24,6 +24,10 @@ TWINS: dict[str, dict[str, str]] = {
     "classic_unet": {"torch": "classic_unet"},
     "wave_unet": {"torch": "wave_unet", "tensorflow": "wave_unet_keras"},
     "wave_unet_resampled": {"torch": "wave_unet_resampled"},
+    "demucs_v2": {"torch": "demucs"},
+    "demucs_v3": {"torch": "demucs"},
+    "hdemucs": {"torch": "demucs"},
+    "htdemucs": {"torch": "demucs"},
 }
 
 # What the frameworks of twins are called, by the names of their packages.

@@ -41,7 +41,9 @@ class OutputConfig(Config):
             their place in it, unless the template says {parent}.
         stems: Which of the separator's stems are written; None for all.
         residual: Also write the mixture minus the stems written.
-        two_stems: Write this stem, and the mixture minus it as 'no_' and its name, and nothing else.
+        two_stems: Write this stem, and all else as 'no_' and its name, and nothing more.
+        other_method: What all else is beside the one of `two_stems`: 'minus' for the mixture minus it, 'add' for the
+            sum of the model's other stems, which all have to be estimated.
         consistency: 'project' changes all the model's stems by the same amount so that they sum to the mixture.
         clip: What happens to samples beyond full scale: 'none' writes as they are (PCM saturates, which is reported),
             'rescale' multiplies all stems by one gain, 'clamp' limits them.
@@ -60,6 +62,7 @@ class OutputConfig(Config):
     stems: tuple[str, ...] | None = None
     residual: bool = False
     two_stems: str | None = None
+    other_method: Literal["minus", "add"] = "minus"
     consistency: Literal["none", "project"] = "none"
     clip: Literal["none", "rescale", "clamp"] = "none"
     existing: Literal["refuse", "overwrite", "skip"] = "refuse"
@@ -85,6 +88,8 @@ class OutputConfig(Config):
     def _two_stems_are_two(self) -> "OutputConfig":
         if self.two_stems is not None and (self.stems is not None or self.residual):
             raise ValueError("two_stems says which stems are written, and goes neither with stems nor with residual")
+        if self.other_method == "add" and self.two_stems is None:
+            raise ValueError("other_method says what is beside the one of two_stems; name that one")
         return self
 
     def open(self, mixture: Path) -> AudioReader:
@@ -106,8 +111,14 @@ class OutputConfig(Config):
         return self.stems if self.two_stems is None else (self.two_stems,)
 
     @property
+    def needed_stems(self) -> tuple[str, ...] | None:
+        """Which stems have to be estimated for those that are written; None for all."""
+        # Consistency spreads what is missing over all stems of the model, also where few are written.
+        return None if self.consistency == "project" or self.other_method == "add" else self.chosen_stems
+
+    @property
     def residual_name(self) -> str | None:
-        """The name under which the mixture minus the stems written is written; None if it is not."""
+        """The name under which all but the stems written is written; None if it is not."""
         if self.two_stems is not None:
             return f"no_{self.two_stems}"
         return RESIDUAL if self.residual else None

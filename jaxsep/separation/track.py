@@ -194,7 +194,7 @@ class Track:
             self._spool = self._stack.enter_context(_Spool(directory, len(job.stems), info.channels))
         if frames is not None:
             self._mixture.length = resampled_length(frames, info.sample_rate, self._spec.sample_rate)
-        if config.consistency == "project" or config.residual_name is not None:
+        if config.consistency == "project" or (config.residual_name is not None and config.other_method == "minus"):
             self._heard = _Heard(self._read(), self._output_rate)
         return reader
 
@@ -287,6 +287,9 @@ class Track:
 
     def _stems(self, estimates: HostSourceWaveform) -> Written:
         """Applies consistency, selects stems and adds the residual."""
+        if self._config.other_method == "add" and self._config.consistency == "none":
+            chosen = self._selected(estimates)
+            return np.concatenate([chosen, (estimates.sum(axis=0) - chosen.sum(axis=0))[None]])
         if self._heard is None:
             return self._selected(estimates)
         with self._measure("decode"):

@@ -258,6 +258,40 @@ def _spec(known: _Class, arguments: dict[str, Any], *, name: str, segment: float
     )
 
 
+def constructor_of(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    """Returns the class of Demucs's that a model's network is of, and the arguments that build it there.
+
+    Args:
+        spec: Spec of a model of one of Demucs's families.
+
+    Raises:
+        ConfigError: It is of another family.
+    """
+    klass, known = next(
+        ((klass, known) for klass, known in _CLASSES.items() if known.family == spec.family), (None, None)
+    )
+    if klass is None or known is None:
+        raise ConfigError(f"'{spec.name}' is of the family '{spec.family}', which Demucs does not have.")
+    values = spec.config.model_dump()
+    cutting = spec.procedure.cutting
+    assert isinstance(cutting, Chunking)
+    arguments = {theirs: values[ours] for ours, theirs in _renamed(known).items()}
+    arguments |= {key: values[key] for key in known.named_alike}
+    if "multi_freqs" in arguments:
+        arguments["multi_freqs"] = list(arguments["multi_freqs"])
+    length = values.get("train_segment") or cutting.estimate_length
+    # HTDemucs makes a number of channels of it, which must be whole.
+    arguments["growth"] = int(growth) if (growth := arguments["growth"]).is_integer() else growth
+    arguments |= {"sources": list(spec.stems), "samplerate": spec.sample_rate}
+    if known is _TIME_V2:
+        return klass, {**arguments, "segment_length": length}
+    if known is _HT:
+        transformer = values["transformer"] or {"layers": 0}
+        arguments |= {f"t_{name}": value for name, value in transformer.items()}
+        arguments["use_train_segment"] = values["train_segment"] is not None
+    return klass, {**arguments, "segment": Fraction(length, spec.sample_rate)}
+
+
 def demucs_cutting(config: FamilyConfig, length: int, last: Last) -> Chunking:
     """Returns how Demucs cuts a track (demucs/apply.py): segments that share a quarter, weighted by triangles.
 

@@ -13,7 +13,9 @@ from jaxsep.models.demucs_layers import DConvConfig
 from jaxsep.models.demucs_v2 import DemucsV2Config
 from jaxsep.models.demucs_v3 import DemucsV3Config
 from jaxsep.models.hybrid_config import HybridConfig
+from jaxsep.typing import Variables
 from jaxsep.weights.mapping import Rename, Rule
+from jaxsep.weights.tree import flatten
 
 DemucsConfig = HybridConfig | DemucsV3Config | DemucsV2Config
 
@@ -26,6 +28,17 @@ def demucs_rules(config: DemucsConfig, paths: Iterable[str]) -> list[Rule]:
         paths: Paths of our variables.
     """
     return [Rename(re.escape(foreign_name(path, config)), path, _layout(path)) for path in paths]
+
+
+def state_dict(config: DemucsConfig, variables: Variables) -> dict[str, np.ndarray]:
+    """Returns our variables as Demucs's state dict has them.
+
+    Args:
+        config: The shape of the network.
+        variables: The network's variables.
+    """
+    leaves = flatten(variables)
+    return {foreign_name(path, config): _in_torch(path, np.asarray(leaf)) for path, leaf in leaves.items()}
 
 
 def foreign_name(path: str, config: DemucsConfig) -> str:
@@ -84,3 +97,11 @@ def _layout(path: str) -> Callable[[np.ndarray], np.ndarray] | None:
     if leaf in ("kernel", "in_proj_kernel") or leaf.startswith("weight_"):
         return lambda kernel: np.moveaxis(kernel, (0, 1), (-1, -2))
     return None
+
+
+def _in_torch(path: str, leaf: np.ndarray) -> np.ndarray:
+    """Returns a variable in PyTorch's layout."""
+    if _layout(path) is None:
+        return leaf
+    channels = (-2, -1) if path.endswith("conv_tr/kernel") else (-1, -2)
+    return np.ascontiguousarray(np.moveaxis(leaf, channels, (0, 1)))

@@ -115,7 +115,9 @@ def members_of(path: Path, bag: Bag) -> list[Path]:
     """
     found = []
     for signature in bag.models:
-        candidates = [each for each in _packages_in(path.parent) if signature_of(each) == signature]
+        present = [each for each in _packages_in(path.parent) if signature_of(each) == signature]
+        # Beside a pickled package, a safetensors file may be a checkpoint of jaxsep's that was made of it.
+        candidates = [each for each in present if each.suffix == ".th"] or present
         if not candidates:
             raise CheckpointError(
                 f"{path} has a member '{signature}', and there is no {signature}.th, {signature}-SHA256.th or "

@@ -64,6 +64,7 @@ def test_lists_name_files_and_directories_one_on_each_line(jaxsep):
         ([""], ["empty name"]),
         (["song.wav", "--two-stems", "drums"], ["no stem 'drums'", "vocals"]),
         (["song.wav", "--two-stems", "vocals", "--stems", "vocals"], ["--two-stems", "neither with --stems"]),
+        (["song.wav", "--other-method", "add"], ["--other-method", "--two-stems"]),
         (["song.wav", "--two-stems", "vocals", "--residual"], ["--two-stems", "nor --residual"]),
         (["song.wav", "-o", "song.wav/below"], ["'song.wav' is not a directory"]),
         (["song.wav", "-o", "out"], ["leads out of the output directory by a link"]),
@@ -109,6 +110,17 @@ def test_two_stems_are_the_stem_and_the_mixture_minus_it(jaxsep):
     stem, rest = (read(f"separated/song/{name}.wav") for name in ("accompaniment", "no_accompaniment"))
     np.testing.assert_allclose(stem + rest, mixture, atol=1e-6)  # float32 files
     assert np.abs(stem).max() > 0.01
+
+
+def test_what_is_beside_a_stem_may_be_the_sum_of_the_others(jaxsep, small_model):
+    write_song("song.wav", 0.5, subtype="FLOAT")
+    two = ["--two-stems", "vocals", "--other-method", "add"]
+    assert jaxsep("separate", "song.wav", "-m", small_model, *two, "--quiet", "-o", "two").exit_code == 0
+    assert jaxsep("separate", "song.wav", "-m", small_model, "--quiet", "-o", "all").exit_code == 0
+    assert files("two") == ["song/no_vocals.wav", "song/vocals.wav"]
+    for found, expected in (("vocals", "vocals"), ("no_vocals", "accompaniment")):
+        # A sum of two minus one of them, in float32.
+        np.testing.assert_allclose(read(f"two/song/{found}.wav"), read(f"all/song/{expected}.wav"), atol=1e-6)
 
 
 @pytest.fixture

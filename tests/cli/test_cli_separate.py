@@ -236,7 +236,7 @@ def test_the_report_says_what_was_done_with_what(jaxsep):
             "residual": True,
             "consistency": "none",
         },
-        **{"two_stems": None},
+        **{"two_stems": None, "other_method": "minus"},
         **{"clip": "none", "existing": "refuse", "batch_size": report["options"]["batch_size"]},
         **{"chunk_seconds": None, "overlap": None, "shifts": None, "seed": 0, "filter": "auto"},
         **{"wiener_iterations": None, "precision": "float32"},
