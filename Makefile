@@ -22,7 +22,7 @@ demo: $(STAMPS)/demo
 # all else without optimisation, which is twice as fast.
 OPTIMIZED = tests/parity/test_spleeter_separation.py tests/parity/test_training_pytorch.py tests/compare/test_parity.py
 test: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
-test: $(STAMPS)/dev .cache/weights/.complete .cache/oracles/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
+test: $(STAMPS)/dev .cache/weights/.complete .cache/oracles/.all .venv-spleeter/.complete .cache/ffmpeg/.complete
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) --unoptimized $(addprefix --ignore ,$(OPTIMIZED))
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS) $(OPTIMIZED)
 
@@ -162,14 +162,17 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml constraints.txt
 	rm -rf .cache/wheels
 	touch $@
 
-# The loops by which other programs take tracks through networks: read, not installed, since they ask for much more.
-.cache/oracles/.complete: $(STAMPS)/venv
-	rm -rf .cache/oracles && mkdir -p .cache/oracles/wheels
-	for package in demucs==4.1.0 julius==0.2.8 einops==0.8.2 msst==0.1.0 ml_collections==1.1.0; do \
-		$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache/oracles/wheels $$package || exit 1; \
-	done
-	for wheel in .cache/oracles/wheels/*.whl; do $(BIN)/python -m zipfile -e $$wheel .cache/oracles; done
-	rm -rf .cache/oracles/wheels
+# Other programs' networks, and the loops by which they take tracks through them: read, not installed, since they ask for
+# much more. Of Demucs 2 there is only the source, under the name of Demucs 4: it lies in v2/.
+ORACLES = demucs==4.1.0 julius==0.2.8 einops==0.8.2 sphn==0.2.1 lameenc==1.8.4 msst==0.1.0 ml_collections==1.1.0
+FETCH_ORACLE = $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .cache/oracles/fetched
+.cache/oracles/.all: $(STAMPS)/venv
+	rm -rf .cache/oracles && mkdir -p .cache/oracles/fetched .cache/oracles/v2
+	for package in $(ORACLES); do $(FETCH_ORACLE) $$package || exit 1; done
+	for wheel in .cache/oracles/fetched/*.whl; do $(BIN)/python -m zipfile -e $$wheel .cache/oracles || exit 1; done
+	$(FETCH_ORACLE) --no-binary demucs demucs==2.0.3
+	tar --extract --gzip --file .cache/oracles/fetched/demucs-2.0.3.tar.gz --directory .cache/oracles/v2 --strip-components 1
+	rm -rf .cache/oracles/fetched
 	touch $@
 
 # Spleeter itself needs numpy 1 and an old TensorFlow, which no Python after 3.11 has: an environment of its own. The

@@ -20,7 +20,10 @@ class StoredType(StrEnum):
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="TensorFlow checkpoint, torch file, pickled arrays, or a checkpoint of jaxsep's.")
+        Path,
+        typer.Argument(
+            help="TensorFlow checkpoint, torch file, bag of Demucs, pickled arrays, or a checkpoint of jaxsep's."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="A .safetensors file, or a directory for Orbax.")],
     family: Annotated[
@@ -28,6 +31,10 @@ def convert(
         typer.Option(help=f"Format of foreign weights: {', '.join(FORMATS)}, or the name of a registered family."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model.", show_default="by its form")] = None,
+    stems: Annotated[
+        str | None,
+        typer.Option(metavar="STEM,...", help="What to call the stems, in their order.", show_default="as known"),
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Of the weights.", show_default="as known")] = None,
     dtype: Annotated[StoredType, typer.Option(help="What to store numbers in.")] = StoredType.float32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")] = False,
@@ -46,6 +53,7 @@ def convert(
         output=output,
         family=family,
         name=name,
+        stems=None if stems is None else [stem.strip() for stem in stems.split(",")],
         licence=licence,
         dtype=dtype.value,
         overwrite=overwrite,

@@ -5,11 +5,13 @@ The formats are read in `readers.py`; what names mean is in the rules of each fa
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.models.ensemble import EnsembleSpec
+from jaxsep.models.spec import ModelSpec
 from jaxsep.weights.checkpoint import (
     Checkpoint,
     StorageType,
@@ -34,6 +36,7 @@ def convert(
     family: str | None = None,
     dtype: StorageType | None = "float32",
     name: str | None = None,
+    stems: Sequence[str] | None = None,
     licence: str | None = None,
     provenance: str | None = None,
     overwrite: bool = False,
@@ -48,6 +51,7 @@ def convert(
         dtype: What to store the arrays in; None for float16 where all of a foreign source's are, and otherwise float32.
         name: What to call the model; None for the name of the published form, or for the one that it has. The name of a
             published form gives it that form, such as 'spleeter-2stems-16khz'.
+        stems: Names of the stems, in the order of the output, in place of those that are known; None for those.
         licence: Of the weights; None for the one that is known for published weights, or for the one that they have.
         provenance: Where the weights come from; None for what is known of published weights and the hashes of the
             source's files, or for what they have.
@@ -68,6 +72,7 @@ def convert(
         return _copy_ensemble(
             source,
             {"name": name, "licence": licence, "provenance": provenance},
+            stems,
             output=output,
             dtype=dtype,
             overwrite=overwrite,
@@ -99,7 +104,7 @@ def convert(
         origin = f"converted from {describe_files(weights.files)}"
         if weights.weights is not None:
             return _save_ensemble(
-                weights, licence, provenance or origin, output=output, dtype=dtype, overwrite=overwrite
+                weights, stems, licence, provenance or origin, output=output, dtype=dtype, overwrite=overwrite
             )
         (found,) = weights.models
         spec, variables = found.spec, found.variables()
@@ -108,13 +113,14 @@ def convert(
             "licence": licence or (known.licence if known else None),
             "provenance": provenance or (f"{known.description}; {origin}" if known else origin),
         }
-    spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    spec = _renamed(spec.model_copy(update={key: value for key, value in changes.items() if value is not None}), stems)
     save_checkpoint(output, spec, variables, dtype=dtype, overwrite=overwrite)
     return load_checkpoint(output)
 
 
 def _save_ensemble(
     weights: ForeignWeights,
+    stems: Sequence[str] | None,
     licence: str | None,
     provenance: str,
     *,
@@ -125,7 +131,7 @@ def _save_ensemble(
     said = {"licence": licence or "not stated", "provenance": provenance}
     content = {
         "name": weights.name,
-        "members": tuple(model.spec.model_copy(update=said) for model in weights.models),
+        "members": tuple(_renamed(model.spec.model_copy(update=said), stems) for model in weights.models),
         "weights": weights.weights,
         **said,
     }
@@ -140,16 +146,30 @@ def _save_ensemble(
 def _copy_ensemble(
     source: Path,
     changes: dict[str, str | None],
+    stems: Sequence[str] | None,
     *,
     output: str | os.PathLike[str],
     dtype: StorageType | None,
     overwrite: bool,
 ) -> EnsembleCheckpoint:
     ensemble = load_ensemble(source)
-    spec = ensemble.spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    said: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    if stems is not None:
+        said["members"] = tuple(_renamed(member, stems) for member in ensemble.spec.members)
+    spec = ensemble.spec.model_copy(update=said)
     members = [ensemble.members[number].variables for number in range(len(spec.members))]
     save_ensemble(output, spec, members, dtype=dtype, overwrite=overwrite)
     return load_ensemble(output)
+
+
+def _renamed(spec: ModelSpec, stems: Sequence[str] | None) -> ModelSpec:
+    """Returns the spec with other names of its stems."""
+    if stems is None:
+        return spec
+    try:
+        return ModelSpec.parse({**dict(spec), "stems": tuple(stems)}, where=f"'{spec.name}' with other stems")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def describe_source(source: str | os.PathLike[str]) -> str:

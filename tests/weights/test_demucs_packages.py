@@ -14,7 +14,7 @@ import torch
 import yaml
 from parity.demucs_oracle import SMALL, STEMS, build, official, save
 
-from jaxsep.errors import CheckpointError
+from jaxsep.errors import CheckpointError, ConfigError
 from jaxsep.models.spec import ModelSpec
 from jaxsep.weights.checkpoint import load_checkpoint
 from jaxsep.weights.convert import convert
@@ -96,6 +96,26 @@ def test_float16_may_be_kept_and_is_float32_otherwise(packages, tmp_path):
     assert stored == {"kept": {"float16"}, "wide": {"float32"}, "same": {"float16"}}
     for checkpoint in (kept, wide, as_it_is):
         assert checkpoint.variables["params"]["freq_emb"]["embedding"].dtype == np.float32
+
+
+def test_stems_may_be_called_otherwise(packages, tmp_path):
+    names = ("a", "b", "c", "d")
+    plain = convert(packages["demucs_v3"], output=tmp_path / "m.safetensors", family="demucs", stems=names)
+    again = convert(tmp_path / "m.safetensors", output=tmp_path / "again.safetensors", stems=STEMS)
+    assert (plain.spec.stems, again.spec.stems) == (names, tuple(STEMS))
+    bag = write_bag(tmp_path, packages, ["hdemucs", "demucs_v3"])
+    both = convert(bag, output=tmp_path / "bag.safetensors", family="demucs", stems=names)
+    copied = convert(tmp_path / "bag.safetensors", output=tmp_path / "copied.safetensors", stems=STEMS)
+    assert (both.spec.stems, copied.spec.stems) == (names, tuple(STEMS))
+    with pytest.raises(CheckpointError, match="3 stems are named"):
+        convert(packages["demucs_v3"], output=tmp_path / "no.safetensors", family="demucs", stems=names[:3])
+
+
+def test_a_transformer_is_given_no_more_than_it_was_trained_on(packages, tmp_path):
+    spec = convert(packages["htdemucs"], output=tmp_path / "ht.safetensors", family="demucs").spec
+    assert spec.with_procedure(chunk_seconds=1.0).chunk_length == 8000
+    with pytest.raises(ConfigError, match="trained on 9600 samples at a time"):
+        spec.with_procedure(chunk_seconds=1.3)
 
 
 def write_bag(folder, packages, models, **content):
