@@ -316,7 +316,7 @@ def test_weights_in_float16_may_be_further_from_spleeters(tmp_path):
     [
         (
             ["unet", "--with", "tensorflo"],
-            "--with 'tensorflo' is neither torch, tensorflow, spleeter nor a path to weig",
+            "--with 'tensorflo' is neither torch, tensorflow, spleeter, demucs nor a path to weig",
         ),
         (["unet", "--with", "tensorflo"], "Did you mean 'tensorflow'?"),
         (["unet", "--with", "torch", "absent.wav"], "There is no file or folder 'absent.wav'"),
