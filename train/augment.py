@@ -3,6 +3,7 @@
 Pure. What needs other tracks or a resampler is done on the host, in input_pipeline.py.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +48,8 @@ def to_batch(
 
     def vary(sources: Float[Array, "source time channel"], number: Any) -> Float[Array, "source segment channel"]:
         keys = jax.random.split(jax.random.fold_in(key, number), sources.shape[0])
-        return jax.vmap(lambda source, own: _vary(source, own, config, segment_length))(sources, keys)
+        shifting = keys[jnp.zeros(len(keys), int)] if config.shift_together else keys
+        return jax.vmap(partial(_vary, config=config, segment_length=segment_length))(sources, keys, shifting)
 
     sources = jax.vmap(vary)(examples.sources, examples.index)
     mixture = sources.sum(axis=1) if examples.mixture is None else examples.mixture
@@ -55,10 +57,11 @@ def to_batch(
 
 
 def _vary(
-    source: Source, key: PRNGKeyArray, config: AugmentConfig, segment_length: int
+    source: Source, key: PRNGKeyArray, shifting: PRNGKeyArray, config: AugmentConfig, segment_length: int
 ) -> Float[Array, "segment channel"]:
-    gain_key, swap_key, flip_key, shift_key = jax.random.split(key, 4)
+    gain_key, swap_key, flip_key, _ = jax.random.split(key, 4)
     if config.shift:
+        shift_key = jax.random.split(shifting, 4)[3]
         start = jax.random.randint(shift_key, (), 0, config.shift + 1)
         source = jax.lax.dynamic_slice_in_dim(source, start, segment_length)
     if config.swap_channels:

@@ -103,7 +103,8 @@ class DataConfig(Config):
 class AugmentConfig(Config):
     """How examples are varied. Each decision follows from seed, step and example alone; the mixture is summed after it.
 
-    On the device: gain, channels, polarity, shift. On the host: remixing, which reads other tracks, and stretching.
+    On the device: gain, channels, polarity, shift. On the host: remixing, which needs other examples or tracks, and
+    stretching.
 
     Attributes:
         gain_low: Each source is multiplied by a factor between this
@@ -111,7 +112,10 @@ class AugmentConfig(Config):
         swap_channels: Probability that a source's channels are reversed (Open-Unmix, Demucs: 0.5).
         flip_polarity: Probability that a source's sign changes (Demucs: 0.5).
         shift: Samples by up to which sources are moved against each other (Demucs).
+        shift_together: Whether all sources of an example are moved alike (Demucs, in fine-tuning).
         remix: Probability that each source of an example comes from a track of its own (Open-Unmix: 1).
+        remix_group: Examples of a batch that exchange sources at random, with their neighbours; none for no exchange
+            (Demucs: 4).
         stretch: Probability that an example is played at another pitch and tempo; needs python-stretch (the extra
             'augment').
         pitch_semitones: Largest change of pitch, up or down (Demucs: 2; Spleeter: 1).
@@ -123,7 +127,9 @@ class AugmentConfig(Config):
     swap_channels: float = pydantic.Field(default=0.0, ge=0, le=1)
     flip_polarity: float = pydantic.Field(default=0.0, ge=0, le=1)
     shift: int = pydantic.Field(default=0, ge=0)
+    shift_together: bool = False
     remix: float = pydantic.Field(default=0.0, ge=0, le=1)
+    remix_group: int | None = pydantic.Field(default=None, ge=2)
     stretch: float = pydantic.Field(default=0.0, ge=0, le=1)
     pitch_semitones: float = pydantic.Field(default=2.0, ge=0, le=12)
     tempo: float = pydantic.Field(default=0.12, ge=0, le=0.5)
@@ -149,6 +155,9 @@ class TrainingConfig(Config):
         accumulation: In how many parts each device differentiates its share, one after the other.
         compute_dtype: What the network computes in; parameters, losses and gradients are float32.
         ema_decay: Weight of the old average of the parameters in each step; none for no average.
+        ema_unbiased: Whether the average leaves out the parameters from before the first step.
+        rematerialise: Whether the backward pass computes again what lies between convolutions and products of matrices,
+            and does not keep it.
         seed: Of everything that is drawn.
     """
 
@@ -157,6 +166,8 @@ class TrainingConfig(Config):
     accumulation: int = pydantic.Field(default=1, ge=1)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     ema_decay: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    ema_unbiased: bool = False
+    rematerialise: bool = False
     seed: int = pydantic.Field(default=0, ge=0, lt=2**31)
 
 
@@ -295,6 +306,11 @@ def _misfits(parts: Mapping[str, Any]) -> Iterator[str]:
             yield f"data.segment_length: {error}".removesuffix(".")
     if data and augment and data.mixture == "file" and augment.any:
         yield "the mixture of augmented sources is their sum: use data.mixture 'sum'"
+    if training and augment and augment.remix_group and training.batch_size % augment.remix_group:
+        yield (
+            f"training.batch_size (= {training.batch_size}) must be a multiple of augment.remix_group "
+            f"(= {augment.remix_group}), the examples that exchange their sources"
+        )
     if validation and validation.every_steps is None:
         if validation.patience is not None or (optimizer and optimizer.schedule.kind == "plateau"):
             yield "a plateau or patience needs validation.every_steps"

@@ -31,7 +31,7 @@ Mixture = Float32[np.ndarray, "time channel"]
 logger = logging.getLogger(__name__)
 
 # What draws are for; seeds of numpy that differ by zeros at their end are the same seed.
-_ORDER, _EXAMPLE = 1, 2
+_ORDER, _EXAMPLE, _EXCHANGE = 1, 2, 3
 _REDRAWS = 10
 # When so many examples in a row cannot be read, it is not the examples.
 _SUBSTITUTES = 20
@@ -162,10 +162,13 @@ class Pipeline:
         sources = np.empty((len(numbers), self._n_sources, length, channels), np.float32)
         from_file = config.data.mixture == "file"
         mixture = np.empty((len(numbers), length, channels), np.float32) if from_file else None
-        for position, number in enumerate(numbers):
-            _, sources[position], own_mixture = self._example(number)
+        origins = np.array([self._origins(number) for number in numbers])
+        for origin in np.unique(origins):
+            _, read, own_mixture = self._example(int(origin))
+            for position, source in np.argwhere(origins == origin):
+                sources[position, source] = read[source]
             if mixture is not None:
-                mixture[position] = own_mixture
+                mixture[origin - first] = own_mixture
         return Examples(sources, np.asarray(numbers, np.int32), mixture)
 
     def epoch(self, step: int) -> float:
@@ -178,17 +181,30 @@ class Pipeline:
         Args:
             number: Of the run, as in `Examples.index`.
         """
-        draw, _, _ = self._example(number)
-        rate = self._config.model.sample_rate
-        places = [
-            f"{self._tracks[track].name} at {start / rate:.3f} s"
-            for track, start in zip(draw.tracks, draw.starts, strict=True)
-        ]
-        if len(places) > 1:
-            names = (*self._config.model.stems, REST)
-            places = [f"{name} of {place}" for name, place in zip(names, places, strict=False)]
-        changed = f", {draw.semitones:+.2f} semitones and {draw.tempo:.3f} times as fast" if draw.is_stretched else ""
-        return ", ".join(places) + changed
+        origins = self._origins(number)
+        draws = {origin: self._example(origin)[0] for origin in sorted(set(origins))}
+        sources = range(self._n_sources)
+        places = [self._place(draws[origin], source) for origin, source in zip(origins, sources, strict=True)]
+        if len(set(origins)) == 1 and len(draws[number].tracks) == 1:
+            return places[0]
+        names = (*self._config.model.stems, REST)
+        return ", ".join(f"{name} of {place}" for name, place in zip(names, places, strict=False))
+
+    def _place(self, draw: Draw, source: int) -> str:
+        """Says where a source of an example comes from."""
+        which = source if len(draw.tracks) > 1 else 0
+        seconds = draw.starts[which] / self._config.model.sample_rate
+        changed = f" ({draw.semitones:+.2f} semitones, {draw.tempo:.3f} times as fast)" if draw.is_stretched else ""
+        return f"{self._tracks[draw.tracks[which]].name} at {seconds:.3f} s{changed}"
+
+    def _origins(self, number: int) -> tuple[int, ...]:
+        """Returns the example that each source of an example was read for: others of its group, or itself."""
+        size = self._config.augment.remix_group
+        if size is None:
+            return (number,) * self._n_sources
+        group, place = divmod(number, size)
+        rng = np.random.default_rng([_EXCHANGE, self._config.training.seed, group])
+        return tuple(group * size + int(rng.permutation(size)[place]) for _ in range(self._n_sources))
 
     def _example(self, number: int) -> tuple[Draw, Sources, Mixture | None]:
         """Draws until something can be read, and is not silent where that matters."""

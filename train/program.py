@@ -54,7 +54,14 @@ def build_program(config: RunConfig, params: Variables) -> Program:
     optimizer = build_optimizer(config.optimizer, params)
     step = partial(
         _step,
-        loss_fn=partial(objective, model=network, spec=config.model, loss=config.loss, train=True),
+        loss_fn=partial(
+            objective,
+            model=network,
+            spec=config.model,
+            loss=config.loss,
+            train=True,
+            rematerialise=config.training.rematerialise,
+        ),
         optimizer=optimizer,
         config=config,
     )
@@ -204,4 +211,5 @@ def _step(
         axis_name=axis_name,
         accumulation=config.training.accumulation,
         ema_decay=config.training.ema_decay,
+        ema_unbiased=config.training.ema_unbiased,
     )

@@ -2,6 +2,7 @@
 
 import fnmatch
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.traverse_util
@@ -63,7 +64,9 @@ class OptimizerConfig(Config):
         b2: Of Adam: decay of the mean of squared gradients.
         eps: Of Adam: added to the root of the latter.
         momentum: Of SGD.
-        weight_decay: Of 'adamw'; norms' scales and all biases are left out, as is usual.
+        weight_decay: Of 'adamw'.
+        decayed: Patterns of parameter paths that weight decay acts on, such as 'crosstransformer/*'; none for all but
+            norms' scales and biases, as is usual.
         clip_norm: Gradients of a larger global norm are scaled down to it; none for no limit.
         frozen: Patterns of parameter paths that stay as they are, such as 'source_0/*' or '*/norm/*'.
     """
@@ -76,6 +79,7 @@ class OptimizerConfig(Config):
     eps: float = pydantic.Field(default=1e-8, gt=0)
     momentum: float = pydantic.Field(default=0.0, ge=0, lt=1)
     weight_decay: float = pydantic.Field(default=0.0, ge=0)
+    decayed: tuple[str, ...] | None = None
     clip_norm: float | None = pydantic.Field(default=None, gt=0)
     frozen: tuple[str, ...] = ()
 
@@ -83,6 +87,8 @@ class OptimizerConfig(Config):
     def _options_belong_to_the_kind(self) -> "OptimizerConfig":
         if self.weight_decay and self.kind != "adamw":
             raise ValueError(f"weight_decay belongs to the optimizer 'adamw', not '{self.kind}'")
+        if self.decayed is not None and not self.weight_decay:
+            raise ValueError("'decayed' says what weight_decay acts on, and there is none")
         if self.momentum and self.kind != "sgd":
             raise ValueError(f"momentum belongs to the optimizer 'sgd', not '{self.kind}'")
         return self
@@ -135,7 +141,7 @@ def build_optimizer(config: OptimizerConfig, params: Variables) -> optax.Gradien
         params: The parameters that it will update; only their paths and shapes matter.
 
     Raises:
-        ConfigError: A pattern in `frozen` matches no parameter, or all are frozen.
+        ConfigError: A pattern in `frozen` or `decayed` matches no parameter, or all are frozen.
     """
     rate = learning_rate_schedule(config)
     if config.kind == "sgd":
@@ -143,8 +149,9 @@ def build_optimizer(config: OptimizerConfig, params: Variables) -> optax.Gradien
     elif config.kind == "adam":
         update = optax.adam(rate, b1=config.b1, b2=config.b2, eps=config.eps)
     else:
+        decayed = _many_axes if config.decayed is None else _among(params, config.decayed)
         update = optax.adamw(
-            rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay, mask=_decayed
+            rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay, mask=decayed
         )
     chain = update if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
     if not config.frozen:
@@ -165,16 +172,33 @@ def frozen_parameters(params: Variables, patterns: tuple[str, ...]) -> dict[tupl
     Raises:
         ConfigError: A pattern matches no parameter, or all are frozen.
     """
-    paths = list(flax.traverse_util.flatten_dict(params))
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase("/".join(path), pattern) for path in paths):
-            raise ConfigError(f"'{pattern}' freezes nothing; parameters are called like '{'/'.join(paths[0])}'.")
-    frozen = {path: any(fnmatch.fnmatchcase("/".join(path), pattern) for pattern in patterns) for path in paths}
+    frozen = _matched(params, patterns, "'{}' freezes nothing")
     if all(frozen.values()):
         raise ConfigError("All parameters are frozen: nothing would be learned.")
     return frozen
 
 
-def _decayed(params: Any) -> Any:
-    """Which parameters weight decay acts on: those with two axes or more, which biases and norms' scales have not."""
+def _matched(params: Variables, patterns: tuple[str, ...], complaint: str) -> dict[tuple[str, ...], bool]:
+    """Says for each parameter's path whether a pattern matches it; raises ConfigError where one matches none."""
+    paths = list(flax.traverse_util.flatten_dict(params))
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase("/".join(path), pattern) for path in paths):
+            example = "/".join(paths[0])
+            raise ConfigError(f"{complaint.format(pattern)}; parameters are called like '{example}'.")
+    return {path: any(fnmatch.fnmatchcase("/".join(path), pattern) for pattern in patterns) for path in paths}
+
+
+def _many_axes(params: Any) -> Any:
+    """Says which parameters have two axes or more, which biases and norms' scales have not."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _among(params: Any, patterns: tuple[str, ...]) -> Callable[[Any], Any]:
+    """Returns what says of parameters which ones patterns match."""
+    matched = _matched(params, patterns, "'{}' matches nothing that weight decay could act on")
+
+    def among(tree: Any) -> Any:
+        # Of frozen parameters the tree has no arrays.
+        return jax.tree_util.tree_map_with_path(lambda path, _: matched[tuple(each.key for each in path)], tree)
+
+    return among

@@ -4,6 +4,7 @@
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,7 @@ def train_step(
     axis_name: str | None,
     accumulation: int = 1,
     ema_decay: float | None = None,
+    ema_unbiased: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Makes one step.
 
@@ -62,6 +64,8 @@ def train_step(
         accumulation: In how many parts, one after the other, the batch is differentiated, for less memory. Batch
             statistics are then those of the parts.
         ema_decay: Weight of the old average of the parameters; used where the state has one.
+        ema_unbiased: Whether the average leaves out the parameters from before the first step, as that of Demucs
+            (demucs/ema.py): weights of all steps sum to 1.
 
     Returns:
         The state after the step, and what it tells. A step whose loss or gradients are not finite changes nothing.
@@ -82,7 +86,9 @@ def train_step(
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if ema_params is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1 - (ema_decay or 0.0))
+            ema_params = optax.incremental_update(
+                params, ema_params, _share(state.step, ema_decay or 0.0, ema_unbiased)
+            )
         return params, batch_stats, opt_state, ema_params
 
     def kept() -> tuple[Any, ...]:
@@ -95,6 +101,14 @@ def train_step(
         step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema_params=ema_params
     )
     return after, Metrics(loss, stems, norm, finite)
+
+
+def _share(step: Any, decay: float, unbiased: bool) -> Any:
+    """Returns the weight of the newest parameters in their average."""
+    if not unbiased or not decay:
+        return 1 - decay
+    # What the weights of so many steps sum to; the difference to 1 is lost in float32 where the decay is near 1.
+    return (1 - decay) / -jnp.expm1((step + 1).astype(jnp.float32) * math.log(decay))
 
 
 def _differentiate(
