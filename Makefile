@@ -106,8 +106,10 @@ bench-train: $(STAMPS)/dev .cache/muldjord/.complete
 	$(BIN)/python -m train configs/bench_guitar.yaml --workdir .cache/bench/guitar data.root=.cache/muldjord/prepared
 	$(BIN)/python -m train configs/bench_guitar_finetune.yaml --workdir .cache/bench/guitar_finetune data.root=.cache/muldjord/prepared
 	$(BIN)/python -m train configs/bench_guitar_wave.yaml --workdir .cache/bench/guitar_wave data.root=.cache/muldjord/prepared
+	$(BIN)/python -m train configs/bench_guitar_htdemucs.yaml --workdir .cache/bench/guitar_htdemucs data.root=.cache/muldjord/prepared
 	$(BIN)/python -m train.bench_guitar .cache/muldjord/songs --held-out internal_degeneration \
 		--run trained=.cache/bench/guitar --run finetuned=.cache/bench/guitar_finetune --run wave=.cache/bench/guitar_wave \
+		--run htdemucs=.cache/bench/guitar_htdemucs \
 		--output bench/guitar.json
 
 # museval and Spleeter start ffmpeg and ffprobe. Where these are not installed, Debian's are unpacked with the libraries

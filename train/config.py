@@ -156,8 +156,7 @@ class TrainingConfig(Config):
         compute_dtype: What the network computes in; parameters, losses and gradients are float32.
         ema_decay: Weight of the old average of the parameters in each step; none for no average.
         ema_unbiased: Whether the average leaves out the parameters from before the first step.
-        rematerialise: Whether the backward pass computes again what lies between convolutions and products of matrices,
-            and does not keep it.
+        rematerialise: Whether the backward pass computes layers again, and their insides are not kept till then.
         seed: Of everything that is drawn.
     """
 
@@ -311,6 +310,11 @@ def _misfits(parts: Mapping[str, Any]) -> Iterator[str]:
             f"training.batch_size (= {training.batch_size}) must be a multiple of augment.remix_group "
             f"(= {augment.remix_group}), the examples that exchange their sources"
         )
+    if training and training.rematerialise and model:
+        try:
+            model.layers_rematerialised()
+        except ConfigError as error:
+            yield f"training.rematerialise: {error}".removesuffix(".")
     if validation and validation.every_steps is None:
         if validation.patience is not None or (optimizer and optimizer.schedule.kind == "plateau"):
             yield "a plateau or patience needs validation.every_steps"

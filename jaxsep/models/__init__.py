@@ -68,16 +68,22 @@ __all__ = [
     "whole_outputs",
 ]
 
+# Layers of all kinds of Demucs.
+_CODERS = ("encoder_*", "decoder_*")
+_HYBRID_CODERS = (*_CODERS, "tencoder_*", "tdecoder_*")
+
 FAMILIES: dict[str, Family] = {
     "unet": Family(UNetConfig, UNet, "magnitude", is_builtin=True),
     "jansson": Family(JanssonConfig, JanssonUNet, "magnitude", is_builtin=True),
     "classic_unet": Family(ClassicUNetConfig, ClassicUNet, "magnitude", is_builtin=True),
     "wave_unet": Family(WaveUNetConfig, WaveUNet, "waveform", is_builtin=True),
     "wave_unet_resampled": Family(ResampledWaveUNetConfig, ResampledWaveUNet, "waveform", is_builtin=True),
-    "demucs_v2": Family(DemucsV2Config, DemucsV2, "waveform", is_builtin=True),
-    "demucs_v3": Family(DemucsV3Config, DemucsV3, "waveform", is_builtin=True),
-    "hdemucs": Family(HDemucsConfig, HDemucs, "waveform", is_builtin=True),
-    "htdemucs": Family(HTDemucsConfig, HTDemucs, "waveform", is_builtin=True),
+    "demucs_v2": Family(DemucsV2Config, DemucsV2, "waveform", is_builtin=True, layers=(*_CODERS, "lstm")),
+    "demucs_v3": Family(DemucsV3Config, DemucsV3, "waveform", is_builtin=True, layers=(*_CODERS, "lstm")),
+    "hdemucs": Family(HDemucsConfig, HDemucs, "waveform", is_builtin=True, layers=_HYBRID_CODERS),
+    "htdemucs": Family(
+        HTDemucsConfig, HTDemucs, "waveform", is_builtin=True, layers=(*_HYBRID_CODERS, "crosstransformer/layers_*")
+    ),
 }
 
 # Where other packages say which families they bring: an entry point's name is the family's, its value a `Family`.

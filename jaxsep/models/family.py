@@ -113,6 +113,8 @@ class Family(NamedTuple):
         recognise: Rules for weights of another program, called as `recognise(arrays, name=..., where=...)`; returns the
             spec and the rules of `jaxsep.weights.mapping`. None where there are none.
         is_builtin: Whether jaxsep itself holds the family.
+        layers: Patterns of the paths of modules ('encoder_*') that training may compute again in the backward pass, for
+            less memory: together most of the network, and without batch statistics. Empty where there are none.
     """
 
     config: type[Config]
@@ -120,6 +122,7 @@ class Family(NamedTuple):
     domain: Literal["waveform", "magnitude"]
     recognise: Callable[..., Any] | None = None
     is_builtin: bool = False
+    layers: tuple[str, ...] = ()
 
     def build(self, config: Config, *, dtype: DTypeLike | None = None, axis_name: str | None = None) -> nn.Module:
         """Returns the network of a config.

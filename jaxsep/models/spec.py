@@ -1,6 +1,7 @@
 """ModelSpec: everything that is needed, beside the arrays, to run a set of weights. No arrays, no files."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeGuard, Unpack
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jaxsep.models.domain import Domain
 from jaxsep.models.family import FamilyConfig, SpectralConfig
 from jaxsep.models.format_versions import check_version, from_version_1, is_version_1
 from jaxsep.models.procedure import Procedure, ProcedureChanges
+from jaxsep.models.rematerialise import layers_rematerialised
 
 FORMAT_VERSION = 2
 _DOMAIN: pydantic.TypeAdapter[Domain] = pydantic.TypeAdapter(Domain)
@@ -75,6 +77,22 @@ class ModelSpec(Config):
     def cuts(self) -> Cuts:
         """How tracks are cut."""
         return self.domain.cuts(self.procedure.cutting, self.network_config)
+
+    def layers_rematerialised(self) -> AbstractContextManager[Any]:
+        """Returns a context in which layers of the network are computed again in the backward pass, for less memory.
+
+        Raises:
+            ConfigError: The family does not say what its layers are.
+        """
+        from jaxsep.models import find_family
+
+        layers = find_family(self.family).layers
+        if not layers:
+            raise ConfigError(
+                f"The family '{self.family}' does not say which layers could be computed again in the backward pass; "
+                "leave rematerialise out."
+            )
+        return layers_rematerialised(layers)
 
     def network(self, *, dtype: DTypeLike | None = None, axis_name: str | None = None) -> nn.Module:
         """Returns the linen module.

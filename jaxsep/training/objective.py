@@ -4,11 +4,10 @@ Pure functions. The transform and masks around a network are those of its domain
 computes is in losses.py.
 """
 
-from functools import partial
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import pydantic
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -148,18 +147,15 @@ def objective(
         spec: What its weights belong to.
         loss: The terms.
         train: Whether dropout acts and statistics are taken from the batch.
-        rematerialise: Whether a gradient of this computes again what lies between the network's convolutions and
-            products of matrices, for less memory.
+        rematerialise: Whether a gradient of this computes the network's layers again, for less memory.
 
     Returns:
         The objective and what else is known.
     """
     domain = spec.domain.for_training()
     inputs, context = domain.encode(batch.mixture)
-    apply: Any = partial(_apply, model, train=train)
-    if rematerialise:
-        apply = jax.checkpoint(apply, policy=_is_dear)
-    outputs, updated = apply(params, batch_stats, inputs, key)
+    with spec.layers_rematerialised() if rematerialise else nullcontext():
+        outputs, updated = _apply(model, params, batch_stats, inputs, key, train=train)
     waveforms = None
     if any(term.kind not in _ON_MAGNITUDES for term in loss.terms):
         waveforms = domain.decode(outputs, context)
@@ -175,17 +171,6 @@ def _apply(
         return model.apply(variables, inputs, train=False), batch_stats
     estimates, updated = model.apply(variables, inputs, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
     return estimates, updated.get("batch_stats", batch_stats)
-
-
-def _is_dear(primitive: Any, *_: Any, **parameters: Any) -> bool:
-    """Whether an operation's outputs are kept for the backward pass: convolutions, and products with parameters.
-
-    Products in which each example has a factor of its own, as in attention, are as large as dear.
-    """
-    if primitive is jax.lax.dot_general_p:
-        _, batched = parameters["dimension_numbers"]
-        return not any(batched)
-    return primitive is jax.lax.conv_general_dilated_p
 
 
 def _sum(
