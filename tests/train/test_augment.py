@@ -94,3 +94,13 @@ def test_what_is_drawn_follows_from_key_and_number_wherever_the_example_lies():
     np.testing.assert_array_equal(moved.sources, np.asarray(together.sources)[[5, 2]])
     other = batch(examples([5, 2]), config, key=1)
     assert np.abs(np.asarray(other.sources) - moved.sources).max() > 0.01
+
+
+def test_sources_that_are_shifted_together_stay_together():
+    given = examples(range(60), shift=9)
+    found = np.asarray(batch(given, AugmentConfig(shift=9, shift_together=True)).sources)
+    starts = []
+    for sources, whole in zip(found, given.sources, strict=True):
+        (start,) = [start for start in range(10) if np.array_equal(sources, whole[:, start : start + LENGTH])]
+        starts.append(start)
+    assert set(starts) == set(range(10))

@@ -208,3 +208,27 @@ def test_examples_have_the_level_at_which_the_network_hears_their_tracks(config_
         expected = np.stack([(own[i] - levels[track][0]) / levels[track][1] for i, track in enumerate(tracks)])
         np.testing.assert_allclose(found, expected, atol=1e-5)  # float32 numbers up to ten or so
     assert not np.allclose(before.sources, after.sources)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_groups_exchange_their_sources_whatever_the_hosts(config_for, folders, hosts) -> None:
+    changes = ("training.batch_size=8", "training.steps=3")
+    plain = pipeline_of(config_for(folders, *changes))
+    config = config_for(folders, *changes, "augment.remix_group=4")
+    moved = 0
+    for step in range(3):
+        before = plain.batch(step).sources
+        shares = [pipeline_of(config, host=host, hosts=hosts).batch(step) for host in range(hosts)]
+        after = np.concatenate([share.sources for share in shares])
+        assert np.concatenate([share.index for share in shares]).tolist() == list(range(8 * step, 8 * step + 8))
+        for group in (slice(0, 4), slice(4, 8)):
+            for source in range(2):
+                places = [
+                    [place for place, other in enumerate(before[group, source]) if np.array_equal(each, other)]
+                    for each in after[group, source]
+                ]
+                assert sorted({place for found in places for place in found}) == [0, 1, 2, 3]
+                moved += sum(place not in found for place, found in enumerate(places))
+    assert moved > 10
+    told = pipeline_of(config).describe(5)
+    assert told.startswith("vocals of ") and ", accompaniment of " in told

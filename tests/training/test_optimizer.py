@@ -157,3 +157,18 @@ def test_the_learning_rate_on_the_host_is_that_of_optax_on_the_device(schedule, 
     for step in range(40):
         # float32 there, float64 here.
         assert learning_rate_at(config, step) == pytest.approx(float(on_the_device(step)), rel=1e-5, abs=1e-9), step
+
+
+def test_weight_decay_acts_on_what_patterns_name_alone_biases_too():
+    params = {"inner": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "outer": {"kernel": jnp.ones((2, 2))}}
+    config = OptimizerConfig(kind="adamw", learning_rate=0.1, weight_decay=0.5, decayed=("inner/*",))
+    optimizer = build_optimizer(config, params)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(nothing, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["inner"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_allclose(updates["inner"]["bias"], -0.05, rtol=1e-6)
+    assert not updates["outer"]["kernel"].any()
+    with pytest.raises(ConfigError, match="'wrong/\\*' matches nothing that weight decay could act on"):
+        build_optimizer(config.model_copy(update={"decayed": ("wrong/*",)}), params)
+    with pytest.raises(ValueError, match="says what weight_decay acts on"):
+        OptimizerConfig(decayed=("inner/*",))

@@ -149,6 +149,19 @@ def test_the_average_of_parameters_is_exponential():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), state.ema_params, expected)
 
 
+def test_an_unbiased_average_is_that_of_demucs():
+    """ModelEMA of demucs/ema.py: count = count * decay + 1, and the newest parameters weigh 1 / count."""
+    step, state = step_and_state(ema=True, ema_decay=0.75, ema_unbiased=True)
+    expected, count = jax.device_get(state.params), 0.0
+    jitted = jax.jit(partial(step, axis_name=None))
+    for index in range(3):
+        state, _ = jitted(state, batch_of(index), jax.random.key(0))
+        count = count * 0.75 + 1
+        weight = 1 / count
+        expected = jax.tree.map(lambda a, b, w=weight: (1 - w) * a + w * np.asarray(b), expected, state.params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), state.ema_params, expected)
+
+
 def test_the_learning_rate_factor_scales_the_update():
     config = OptimizerConfig(kind="sgd", learning_rate=1e-2)
     step, state = step_and_state(config)
