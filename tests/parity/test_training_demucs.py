@@ -18,7 +18,7 @@ from jaxsep.weights.demucs_names import demucs_rules
 from jaxsep.weights.mapping import apply
 from jaxsep.weights.tree import expected_shapes
 
-STEPS, SAMPLES, RATE = 50, 400, 5e-5
+STEPS, SAMPLES, RATE = 50, 400, 3e-5
 # As shallow as it goes, with all kinds of layers still there.
 SHALLOW = {
     "htdemucs": {"nfft": 128, "depth": 2, "dconv_mode": 1, "dconv_depth": 1, "t_layers": 2, "t_hidden_scale": 1.0},
@@ -64,8 +64,8 @@ def test_training_of_demucs_matches_the_official_networks(name):
         state, metrics = step(state, batch_of(index), jax.random.key(0))
         found.append(float(metrics.loss))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    # Of the first batch, which comes again, the loss has changed by more than ten times what is asked for.
-    assert abs(expected[45] / expected[0] - 1) > 1e-3
+    # Of the first batch, which comes again, the loss has changed by more than five times what is asked for.
+    assert abs(expected[45] / expected[0] - 1) > 5e-4
 
 
 def batch_of(index):
