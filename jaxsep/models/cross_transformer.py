@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxsep.config import Config
+from jaxsep.models.convolutions import ConvolutionForm, choose_form
 from jaxsep.models.demucs_layers import LayerScale, gelu, group_norm, layer_norm, linear
 from jaxsep.models.initialisers import uniform
 
@@ -56,11 +57,13 @@ class CrossTransformer(nn.Module):
         config: Its shape.
         train: Whether dropout acts.
         dtype: What it is computed in.
+        form: How attention is computed; see `attend`.
     """
 
     config: TransformerConfig
     train: bool
     dtype: DTypeLike | None = None
+    form: ConvolutionForm = "auto"
 
     @nn.compact
     def __call__(
@@ -80,7 +83,8 @@ class CrossTransformer(nn.Module):
         waves = waves + jnp.asarray(weight * positions(waves.shape[1], channels, config.max_period)[None], waves.dtype)
         for index in range(config.layers):
             layer, layer_t = (
-                _Layer(config, self.train, self.dtype, name=f"layers{branch}_{index}") for branch in ("", "_t")
+                _Layer(config, self.train, self.dtype, self.form, name=f"layers{branch}_{index}")
+                for branch in ("", "_t")
             )
             if index % 2 == int(config.cross_first):
                 tokens, waves = layer(tokens), layer_t(waves)
@@ -96,6 +100,7 @@ class _Layer(nn.Module):
     config: TransformerConfig
     train: bool
     dtype: DTypeLike | None
+    form: ConvolutionForm
 
     @nn.compact
     def __call__(self, tokens: Tokens, other: Float[Array, "batch heard channel"] | None = None) -> Tokens:
@@ -113,7 +118,7 @@ class _Layer(nn.Module):
 
     def _attend(self, tokens: Tokens, other: Float[Array, "batch heard channel"] | None) -> Tokens:
         name = "self_attn" if other is None else "cross_attn"
-        found = Attention(self.config.heads, self.config.dropout, self.train, self.dtype, name=name)(
+        found = Attention(self.config.heads, self.config.dropout, self.train, self.dtype, self.form, name=name)(
             tokens, tokens if other is None else other
         )
         return self._dropped(found)
@@ -137,12 +142,14 @@ class Attention(nn.Module):
         dropout: Share of the weights that are dropped in training.
         train: Whether they are.
         dtype: What it is computed in.
+        form: How it is computed; see `attend`.
     """
 
     heads: int
     dropout: float = 0.0
     train: bool = False
     dtype: DTypeLike | None = None
+    form: ConvolutionForm = "auto"
 
     @nn.compact
     def __call__(self, queries: Tokens, heard: Float[Array, "batch heard channel"]) -> Tokens:
@@ -161,7 +168,7 @@ class Attention(nn.Module):
         if self.dropout and self.train:
             found = self._dropping(query, key, value)
         else:
-            found = jax.nn.dot_product_attention(query, key, value)
+            found = attend(query, key, value, self.form)
         out = nn.Dense(channels, dtype=self.dtype, kernel_init=uniform(channels**-0.5), name="out_proj")
         return out(found.reshape(batch, length, channels))
 
@@ -171,6 +178,41 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(scores.dtype)
         weights = nn.Dropout(self.dropout, deterministic=False)(weights)
         return jnp.einsum("bhqk,bkhc->bqhc", weights, value)
+
+
+def attend(
+    query: Float[Array, "batch token head channel"],
+    key: Float[Array, "batch heard head channel"],
+    value: Float[Array, "batch heard head channel"],
+    form: ConvolutionForm = "auto",
+) -> Float[Array, "batch token head channel"]:
+    """Returns what each token makes of the values that it attends to.
+
+    Args:
+        query: What tokens ask for.
+        key: What heard tokens answer to.
+        value: What they give.
+        form: 'cpu' for one head after the other, 'native' for JAX's own attention, for which accelerators have kernels;
+            'auto' by the platform.
+    """
+    return choose_form(form, _head_by_head, jax.nn.dot_product_attention, query, key, value)
+
+
+def _head_by_head(query: Array, key: Array, value: Array) -> Array:
+    """Attention without the scores of all heads in memory at a time, 231 MB for 2,688 tokens and 8 heads.
+
+    On two cores it takes 0.45 to 0.6 times as long as JAX's own, and its derivatives 0.5 to 0.6 times. A loop over
+    heads is no faster, and its derivatives take 1.2 to 1.4 times as long; blocks of queries gain nothing more.
+    """
+    query = query / math.sqrt(query.shape[-1])
+    found = []
+    for head in range(query.shape[2]):
+        scores = jnp.einsum("bqc,bkc->bqk", query[:, :, head], key[:, :, head])
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        # What is divided is not the weights but what they make, which is smaller.
+        heard = jnp.einsum("bqk,bkc->bqc", weights, value[:, :, head])
+        found.append(heard / weights.sum(-1, keepdims=True))
+    return jnp.stack(found, axis=2)
 
 
 def positions(length: int, channels: int, max_period: float) -> Float[np.ndarray, "step channel"]:

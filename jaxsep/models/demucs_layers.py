@@ -29,8 +29,12 @@ _SELF = -100.0
 
 
 def gelu(maps: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns the exact GELU, by the error function."""
-    return jax.nn.gelu(maps, approximate=False)
+    """Returns the exact GELU, by the error function as PyTorch computes it.
+
+    `jax.nn.gelu` takes its complement, which XLA computes in branches: 2.3 times as long alone, and fusions that need
+    it compute it again.
+    """
+    return 0.5 * maps * (1 + jax.lax.erf(maps * math.sqrt(0.5)))
 
 
 def glu(maps: Float[Array, "*shape double"]) -> Float[Array, "*shape single"]:

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxsep.errors import ConfigError
+from jaxsep.models.convolutions import ConvolutionForm
 from jaxsep.models.cross_transformer import CrossTransformer, TransformerConfig
 from jaxsep.models.demucs_layers import convolution
 from jaxsep.models.hybrid import separate
@@ -65,10 +66,12 @@ class HTDemucs(nn.Module):
     Attributes:
         config: The shape of the network.
         dtype: What layers are computed in; None for float32.
+        form: How attention is computed; see `jaxsep.models.cross_transformer.attend`.
     """
 
     config: HTDemucsConfig
     dtype: DTypeLike | None = None
+    form: ConvolutionForm = "auto"
 
     @nn.compact
     def __call__(self, mixture: Waveform, *, train: bool) -> SourceWaveform:
@@ -84,7 +87,8 @@ class HTDemucs(nn.Module):
             if config.transformer is None:
                 return self._resized(*self._resized(maps, waves, "up"), "down")
             maps, waves = self._resized(maps, waves, "up")
-            maps, waves = CrossTransformer(config.transformer, train, self.dtype, name="crosstransformer")(maps, waves)
+            transformer = CrossTransformer(config.transformer, train, self.dtype, self.form, name="crosstransformer")
+            maps, waves = transformer(maps, waves)
             return self._resized(maps, waves, "down")
 
         return separate(mixture, config, middle, self.dtype)[:, :, :length]
