@@ -117,12 +117,13 @@ def _halve_forward(maps: Array, kernel: Array, form: ConvolutionForm) -> tuple[A
 
 
 def _halve_backward(form: ConvolutionForm, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    def pulled_back(function: Callable[..., Array], maps: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        return jax.vjp(function, maps, kernel)[1](gradient)
-
-    on_cpu = functools.partial(pulled_back, _halved_by_phases)
-    native = functools.partial(pulled_back, _halved_native)
+    on_cpu = functools.partial(_pulled_back, _halved_by_phases)
+    native = functools.partial(_pulled_back, _halved_native)
     return choose_form(form, on_cpu, native, *saved, gradient)
+
+
+def _pulled_back(function: Callable[..., Array], maps: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    return jax.vjp(function, maps, kernel)[1](gradient)
 
 
 convolve_and_halve.defvjp(_halve_forward, _halve_backward)
@@ -144,3 +145,68 @@ def _halved_by_phases(maps: Array, kernel: Array) -> Array:
     maps = jnp.pad(maps[:, :seen], ((0, 0), (0, max(seen - length, 0)), (0, 0)))
     pairwise = maps.reshape(batch, seen // 2, 2 * channels)
     return convolve(pairwise, kernel.reshape(pairs, 2 * channels, features), "cpu")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve_same(
+    maps: Float[Array, "batch time in_channel"],
+    kernel: Float[Array, "kernel in_channel out_channel"],
+    dilation: int = 1,
+    form: ConvolutionForm = "auto",
+) -> Float[Array, "batch time out_channel"]:
+    """Convolves along time, with zeros around that keep the length.
+
+    Args:
+        maps: Of any length.
+        kernel: Of an odd number of taps.
+        dilation: Distance of its taps.
+        form: How it is computed.
+    """
+    return choose_form(form, *_same_forms(kernel, dilation), maps, kernel)
+
+
+def _same_forms(kernel: Array, dilation: int) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """Returns what computes it on CPUs, and what does elsewhere."""
+    channels, features = kernel.shape[1:]
+    native = functools.partial(_same_native, dilation=dilation)
+    return functools.partial(_same_in_one_product, dilation=dilation) if 8 * features <= channels else native, native
+
+
+def _same_forward(
+    maps: Array, kernel: Array, dilation: int, form: ConvolutionForm
+) -> tuple[Array, tuple[Array, Array]]:
+    return convolve_same(maps, kernel, dilation, form), (maps, kernel)
+
+
+def _same_backward(
+    dilation: int, form: ConvolutionForm, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    on_cpu, native = (functools.partial(_pulled_back, each) for each in _same_forms(saved[1], dilation))
+    return choose_form(form, on_cpu, native, *saved, gradient)
+
+
+convolve_same.defvjp(_same_forward, _same_backward)
+
+
+def _same_native(maps: Array, kernel: Array, dilation: int) -> Array:
+    around = dilation * (kernel.shape[0] // 2)
+    return jax.lax.conv_general_dilated(
+        maps, kernel, (1,), [(around, around)], rhs_dilation=(dilation,), dimension_numbers=_DIMENSIONS
+    )
+
+
+def _same_in_one_product(maps: Array, kernel: Array, dilation: int) -> Array:
+    """Multiplies with all taps at once, and adds up the products where they belong.
+
+    For few output channels, which XLA's own does not go well with: from 48 to 6 channels in 0.35 of its time on two
+    cores (with derivatives 0.33), from 96 to 12 in 0.7, from 384 to 48 in 0.9; from 48 to 12 in 1.1. A product for each
+    tap, and one product of all that they see, take longer than XLA's own.
+    """
+    batch, length, channels = maps.shape
+    size, _, features = kernel.shape
+    products = maps.reshape(-1, channels) @ kernel.swapaxes(0, 1).reshape(channels, -1)
+    products = products.reshape(batch, length, size, features)
+    around = dilation * (size // 2)
+    padded = jnp.pad(products, ((0, 0), (around, around), (0, 0), (0, 0)))
+    taps = (padded[:, k * dilation : k * dilation + length, k] for k in range(size))
+    return functools.reduce(jnp.add, taps)

@@ -5,7 +5,7 @@ last, (batch, time, channel), or (batch, freq, time, channel) in the branch on s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +16,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxsep.config import Config
+from jaxsep.models.convolutions import ConvolutionForm
+from jaxsep.models.convolutions_1d import convolve_same
 from jaxsep.models.initialisers import convolution_bound, uniform
 from jaxsep.models.recurrent import LSTM
 
@@ -62,6 +64,7 @@ def convolution(
     padding: Sequence[int] | None = None,
     dilation: int = 1,
     rescale: float = 0.0,
+    compute: Callable[..., Array] | None = None,
     dtype: DTypeLike | None,
     name: str,
 ) -> nn.Conv:
@@ -75,6 +78,7 @@ def convolution(
         padding: Zeros at either end of each axis; None for none.
         dilation: Distance of taps along all axes.
         rescale: See `convolution_bound`.
+        compute: What computes it, called as `jax.lax.conv_general_dilated`; None for that.
         dtype: What it is computed in.
         name: Name of the module.
     """
@@ -86,6 +90,7 @@ def convolution(
         strides=tuple(strides or (1,) * len(kernel_size)),
         padding=pads,
         kernel_dilation=dilation,
+        conv_general_dilated=compute,
         dtype=dtype,
         kernel_init=bound,
         bias_init=bound,
@@ -271,11 +276,13 @@ class DConv(nn.Module):
         config: The branch.
         rescale: See `convolution_bound`.
         dtype: What it is computed in.
+        form: How its dilated convolutions are computed; see `convolve_same`.
     """
 
     config: DConvConfig
     rescale: float = 0.0
     dtype: DTypeLike | None = None
+    form: ConvolutionForm = "auto"
 
     @nn.compact
     def __call__(self, maps: Maps) -> Maps:
@@ -283,9 +290,10 @@ class DConv(nn.Module):
         channels = maps.shape[-1]
         hidden = int(channels / self.config.compress)
         for depth in range(self.config.depth):
-            maps = maps + _DConvStep(self.config, hidden, 2**depth, self.rescale, self.dtype, name=f"layers_{depth}")(
-                maps
+            step = _DConvStep(
+                self.config, hidden, 2**depth, self.rescale, self.dtype, self.form, name=f"layers_{depth}"
             )
+            maps = maps + step(maps)
         return maps
 
 
@@ -295,13 +303,25 @@ class _DConvStep(nn.Module):
     dilation: int
     rescale: float
     dtype: DTypeLike | None
+    form: ConvolutionForm
 
     @nn.compact
     def __call__(self, maps: Maps) -> Maps:
         config, channels, dtype = self.config, maps.shape[-1], self.dtype
         common: dict[str, Any] = {"rescale": self.rescale, "dtype": dtype}
+
+        def convolve(maps: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
+            return convolve_same(maps, kernel, self.dilation, self.form)
+
         into = convolution(
-            channels, self.hidden, (3,), padding=(self.dilation,), dilation=self.dilation, name="conv1", **common
+            channels,
+            self.hidden,
+            (3,),
+            padding=(self.dilation,),
+            dilation=self.dilation,
+            compute=convolve,
+            name="conv1",
+            **common,
         )
         found = gelu(group_norm(1, dtype, "norm1")(into(maps)))
         if config.lstm:

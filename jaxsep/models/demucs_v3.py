@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pydantic
 from jax.typing import DTypeLike
 
+from jaxsep.models.convolutions import ConvolutionForm
 from jaxsep.models.demucs_layers import (
     BLSTM,
     DConv,
@@ -111,10 +112,12 @@ class DemucsV3(nn.Module):
     Attributes:
         config: The shape of the network.
         dtype: What layers are computed in; None for float32.
+        form: How residual branches are computed: 'auto' by the platform.
     """
 
     config: DemucsV3Config
     dtype: DTypeLike | None = None
+    form: ConvolutionForm = "auto"
 
     @nn.compact
     def __call__(self, mixture: Waveform, *, train: bool) -> SourceWaveform:
@@ -130,12 +133,12 @@ class DemucsV3(nn.Module):
         maps = upsample(maps) if config.resample else maps
         skipped = []
         for index in range(config.depth):
-            maps = _Encoder(config, index, self.dtype, name=f"encoder_{index}")(maps)
+            maps = _Encoder(config, index, self.dtype, self.form, name=f"encoder_{index}")(maps)
             skipped.append(maps)
         if config.lstm_layers:
             maps = BLSTM(config.lstm_layers, None, skip=False, dtype=self.dtype, name="lstm")(maps)
         for index in reversed(range(config.depth)):
-            layer = _Decoder(config, index, self.dtype, name=f"decoder_{config.depth - 1 - index}")
+            layer = _Decoder(config, index, self.dtype, self.form, name=f"decoder_{config.depth - 1 - index}")
             maps = layer(maps + centre_trim(skipped[index], maps.shape[1]))
         maps = maps.astype(jnp.float32)
         maps = centre_trim((downsample(maps) if config.resample else maps) * deviation + mean, length)
@@ -146,6 +149,7 @@ class _Encoder(nn.Module):
     config: DemucsV3Config
     index: int
     dtype: DTypeLike | None
+    form: ConvolutionForm
 
     @nn.compact
     def __call__(self, maps: Maps) -> OutMaps:
@@ -156,7 +160,7 @@ class _Encoder(nn.Module):
         )
         maps = gelu(_normalised(first(maps), config, self.index, self.dtype, "norm1"))
         if config.dconv_mode & 1:
-            maps = DConv(config.branch(self.index), config.rescale, self.dtype, name="dconv")(maps)
+            maps = DConv(config.branch(self.index), config.rescale, self.dtype, self.form, name="dconv")(maps)
         if not config.rewrite:
             return maps
         maps = convolution(features, 2 * features, (1,), name="rewrite", **common)(maps)
@@ -167,6 +171,7 @@ class _Decoder(nn.Module):
     config: DemucsV3Config
     index: int
     dtype: DTypeLike | None
+    form: ConvolutionForm
 
     @nn.compact
     def __call__(self, maps: Maps) -> OutMaps:
@@ -183,7 +188,7 @@ class _Decoder(nn.Module):
             )(maps)
             maps = glu(_normalised(maps, config, self.index, self.dtype, "norm1"))
         if config.dconv_mode & 2:
-            maps = DConv(config.branch(self.index), config.rescale, self.dtype, name="dconv")(maps)
+            maps = DConv(config.branch(self.index), config.rescale, self.dtype, self.form, name="dconv")(maps)
         is_last = self.index == 0
         outputs = config.n_sources * config.channels if is_last else config.layer_features()[self.index - 1]
         size, stride = (config.kernel_size,), (config.stride,)

@@ -66,7 +66,7 @@ class HTDemucs(nn.Module):
     Attributes:
         config: The shape of the network.
         dtype: What layers are computed in; None for float32.
-        form: How attention is computed; see `jaxsep.models.cross_transformer.attend`.
+        form: How attention and residual branches are computed: 'auto' by the platform.
     """
 
     config: HTDemucsConfig
@@ -91,7 +91,7 @@ class HTDemucs(nn.Module):
             maps, waves = transformer(maps, waves)
             return self._resized(maps, waves, "down")
 
-        return separate(mixture, config, middle, self.dtype)[:, :, :length]
+        return separate(mixture, config, middle, self.dtype, self.form)[:, :, :length]
 
     def _resized(
         self, maps: Float[Array, "batch freq time channel"], waves: Float[Array, "batch step channel"], way: str

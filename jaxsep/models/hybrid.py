@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
 from jaxsep.dsp.wiener import OPEN_UNMIX, initial_estimates
+from jaxsep.models.convolutions import ConvolutionForm
 from jaxsep.models.hybrid_bands import DecoderBands, EncoderBands
 from jaxsep.models.hybrid_config import HybridConfig, LayerShape
 from jaxsep.models.hybrid_layers import DecoderLayer, EncoderLayer, to_spectrogram, to_waveform
@@ -30,6 +31,7 @@ def separate(
     config: HybridConfig,
     middle: Middle,
     dtype: DTypeLike | None,
+    form: ConvolutionForm = "auto",
 ) -> SourceWaveform:
     """Separates waveforms; called within a linen module's compact method, in which it makes the layers.
 
@@ -38,6 +40,7 @@ def separate(
         config: The shape of the network.
         middle: What lies between encoders and decoders.
         dtype: What layers are computed in.
+        form: How residual branches are computed.
     """
     length = mixture.shape[1]
     spectrogram = to_spectrogram(mixture, config.n_fft, zero_padded=config.hybrid_old)
@@ -45,9 +48,9 @@ def separate(
     maps, mean, deviation = _standardised(seen)
     waves, wave_mean, wave_deviation = _standardised(mixture)
     shapes = config.layers()
-    maps, waves, skipped, skipped_waves, lengths = _encode(maps, waves, config, shapes, dtype)
+    maps, waves, skipped, skipped_waves, lengths = _encode(maps, waves, config, shapes, dtype, form)
     maps, waves = middle(maps, waves)
-    maps, waves = _decode(maps, waves, skipped, skipped_waves, lengths, config, shapes, dtype)
+    maps, waves = _decode(maps, waves, skipped, skipped_waves, lengths, config, shapes, dtype, form)
 
     def by_source(outputs: Array, mean: Array, deviation: Array) -> Array:
         outputs = outputs.astype(jnp.float32) * deviation + mean
@@ -62,7 +65,12 @@ def separate(
 
 
 def _encode(
-    maps: Array, waves: Array, config: HybridConfig, shapes: tuple[LayerShape, ...], dtype: DTypeLike | None
+    maps: Array,
+    waves: Array,
+    config: HybridConfig,
+    shapes: tuple[LayerShape, ...],
+    dtype: DTypeLike | None,
+    form: ConvolutionForm,
 ) -> tuple[Array, Array, list[Array], list[Array], list[int]]:
     """Returns the innermost maps of both branches, what decoders see again of each layer, and lengths of waveforms."""
     skipped, skipped_waves, lengths = [], [], []
@@ -75,6 +83,7 @@ def _encode(
             "dconv": shape.dconv if has_dconv else None,
             "rescale": config.rescale,
             "dtype": dtype,
+            "form": form,
         }
         inject = None
         if shape.features_time is not None:
@@ -126,6 +135,7 @@ def _decode(
     config: HybridConfig,
     shapes: tuple[LayerShape, ...],
     dtype: DTypeLike | None,
+    form: ConvolutionForm,
 ) -> tuple[Array, Array]:
     """Returns the outermost maps of both branches."""
     outputs = config.n_sources * config.channels
@@ -141,6 +151,7 @@ def _decode(
             "dconv": shape.dconv if has_dconv else None,
             "rescale": config.rescale,
             "dtype": dtype,
+            "form": form,
         }
         on_spectrogram = shape.features_time is not None
         name = f"decoder_{len(shapes) - 1 - index}"

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
 from jaxsep.dsp.stft import STFTConfig, analyse, coverage, synthesise
+from jaxsep.models.convolutions import ConvolutionForm
 from jaxsep.models.demucs_layers import (
     DConv,
     DConvConfig,
@@ -100,6 +101,7 @@ class EncoderLayer(nn.Module):
         dconv: The residual branch; None for none.
         rescale: See `convolution_bound`.
         dtype: What it is computed in.
+        form: How its residual branch is computed.
     """
 
     features: int
@@ -114,6 +116,7 @@ class EncoderLayer(nn.Module):
     dconv: DConvConfig | None = None
     rescale: float = 0.0
     dtype: DTypeLike | None = None
+    form: ConvolutionForm = "auto"
 
     @nn.compact
     def __call__(self, maps: Maps, inject: Float[Array, "batch step out_channel"] | None = None) -> OutMaps:
@@ -143,7 +146,7 @@ class EncoderLayer(nn.Module):
             maps = maps + (inject[:, None] if maps.ndim == 4 else inject)
         maps = gelu(normalised(maps, self.norm_groups, self.dtype, "norm1"))
         if self.dconv is not None:
-            maps = rows_along_time(DConv(self.dconv, self.rescale, self.dtype, name="dconv"), maps)
+            maps = rows_along_time(DConv(self.dconv, self.rescale, self.dtype, self.form, name="dconv"), maps)
         if not self.rewrite:
             return maps
         places = maps.ndim - 2
@@ -177,6 +180,7 @@ class DecoderLayer(nn.Module):
         dconv: The residual branch; None for none.
         rescale: See `convolution_bound`.
         dtype: What it is computed in.
+        form: How its residual branch is computed.
     """
 
     features: int
@@ -193,6 +197,7 @@ class DecoderLayer(nn.Module):
     dconv: DConvConfig | None = None
     rescale: float = 0.0
     dtype: DTypeLike | None = None
+    form: ConvolutionForm = "auto"
 
     @nn.compact
     def __call__(
@@ -211,7 +216,7 @@ class DecoderLayer(nn.Module):
             assert skipped is not None
             maps = self._gated(maps + skipped.reshape(maps.shape))
             if self.dconv is not None:
-                maps = rows_along_time(DConv(self.dconv, self.rescale, self.dtype, name="dconv"), maps)
+                maps = rows_along_time(DConv(self.dconv, self.rescale, self.dtype, self.form, name="dconv"), maps)
         before = maps
         along = (1,) if self.on_spectrogram else ()
         size, strides = (self.kernel_size, *along), (self.stride, *along)
