@@ -49,7 +49,7 @@ HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2
 QUIET = $(BIN)/python -m jaxsep.compare.load
 
 bench: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
-bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
+bench: $(STAMPS)/dev .cache/weights/.complete .cache/oracles/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
 	@command -v ffmpeg > /dev/null || { echo "Spleeter needs ffmpeg on the PATH, and ends with status 0 without."; exit 1; }
 	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json
@@ -89,6 +89,15 @@ bench: $(STAMPS)/dev .cache/weights/.complete .venv-spleeter/.complete .cache/ff
 	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.process_speed --output bench/hour-wave-unet.json --runs 1 --warm-up 0 \
 		"jaxsep wave-unet-m4=$(BIN)/jaxsep separate .cache/bench/hour.wav -m .cache/bench/m4.safetensors -o .cache/bench/out --overwrite --quiet"
+
+	$(BIN)/python -m jaxsep.compare.song 60 .cache/bench/minute.wav
+	rm -rf .cache/bench/hub
+	$(BIN)/python -m jaxsep.compare.random_weights htdemucs .cache/bench/htdemucs.safetensors --demucs .cache/bench/hub
+	$(QUIET)
+	$(BIN)/python -m jaxsep.compare.process_speed --output bench/htdemucs.json --runs 3 \
+		"jaxsep=$(BIN)/jaxsep separate .cache/bench/minute.wav -m .cache/bench/htdemucs.safetensors -o .cache/bench/out --overwrite --quiet" \
+		"jaxsep cold=JAXSEP_CACHE={fresh} $(BIN)/jaxsep separate .cache/bench/minute.wav -m .cache/bench/htdemucs.safetensors -o .cache/bench/out --overwrite --quiet" \
+		"demucs=PYTHONPATH=.cache/oracles HF_HUB_CACHE=.cache/bench/hub HF_HUB_OFFLINE=1 $(BIN)/python -m demucs -n hf://jaxsep/htdemucs_compared --shifts 0 -d cpu -o {fresh} .cache/bench/minute.wav"
 
 # No TPU is needed: libtpu compiles for chips that are described. In an environment of its own, since with libtpu JAX
 # looks for a TPU at every start. Each program compiles for minutes; the same command goes on where it was stopped.

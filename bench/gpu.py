@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ("spleeter-2stems", "wave-unet-m4", "wave-unet-torch")
+MODELS = ("spleeter-2stems", "wave-unet-m4", "wave-unet-torch", "htdemucs")
 
 Row = dict[str, Any]
 Task = dict[str, Any]

@@ -15,6 +15,14 @@ _TINY: dict[str, dict[str, Any]] = {
     "unet": {"filters": (2, 4), "bins": 32},
     "wave_unet": {"levels": 2, "filters": 4},
     "wave_unet_resampled": {"filters": (8, 16)},
+    "htdemucs": {
+        "features": 8,
+        "depth": 2,
+        "n_fft": 512,
+        "bottom_channels": 16,
+        "transformer": {"layers": 2, "heads": 2},
+        "train_segment": 4096,
+    },
 }
 
 
@@ -35,10 +43,10 @@ class Network(NamedTuple):
 @functools.cache
 def build(name: str, tiny: bool) -> Network:
     """Returns a published network, or a tiny one of its family."""
-    from jaxsep.weights import spleeter, wave_unet
+    from jaxsep.weights import demucs, spleeter, wave_unet
     from jaxsep.weights.tree import expected_shapes, unflatten
 
-    spec = {**spleeter.SPECS, **wave_unet.SPECS}[name]
+    spec = {**spleeter.SPECS, **wave_unet.SPECS, **demucs.SPECS}[name]
     if tiny:
         spec = tiny_spec(spec)
     rng = np.random.default_rng(0)
@@ -57,6 +65,7 @@ def build(name: str, tiny: bool) -> Network:
 def tiny_spec(spec: Any) -> Any:
     """Returns a description like another one, of a network that takes no time."""
     from jaxsep.models.cutting import whole_frames, whole_outputs
+    from jaxsep.weights.demucs import demucs_cutting
 
     config = spec.config.parse(
         {**spec.config.model_dump(), "n_sources": 2, **_TINY[spec.family]}, where="a tiny network"
@@ -66,6 +75,8 @@ def tiny_spec(spec: Any) -> Any:
         transform = spec.domain.stft.model_copy(update={"n_fft": 128, "hop_length": 32})
         described["domain"] = {**spec.domain.model_dump(), "stft": transform, "bins": config.bins}
         cutting = whole_frames(transform, 16)
+    elif spec.family == "htdemucs":
+        cutting = demucs_cutting(config, config.train_segment, spec.procedure.cutting.last)
     else:
         cutting = whole_outputs(*config.lengths(2048), last=spec.procedure.cutting.last)
     described["procedure"] = {"cutting": cutting}

@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from jaxsep.compare.demucs_command import write_hub_cache
+from jaxsep.separation.separator import Model
 from jaxsep.weights.checkpoint import save_checkpoint
 from jaxsep.weights.rules import SPECS
 
@@ -20,12 +22,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jaxsep.compare.random_weights", description=__doc__)
     parser.add_argument("model", choices=list(SPECS))
     parser.add_argument("output", type=Path, help="a .safetensors file")
+    parser.add_argument(
+        "--demucs", type=Path, help="new folder that Demucs's command finds the same weights in, as its HF_HUB_CACHE"
+    )
     options = parser.parse_args()
     spec = SPECS[options.model]
     inputs = jnp.zeros((1, *spec.input_shape()))
-    variables = jax.jit(partial(spec.network().init, train=False))(jax.random.key(0), inputs)
+    variables = jax.device_get(jax.jit(partial(spec.network().init, train=False))(jax.random.key(0), inputs))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(options.output, spec, jax.device_get(variables), overwrite=True)
+    save_checkpoint(options.output, spec, variables, overwrite=True)
+    if options.demucs is not None:
+        write_hub_cache(Model(spec.network(), variables, spec, ""), options.demucs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The Wave-U-Nets' convolutions along time, each in the form that is fastest for its platform.
+"""Convolutions along time, each in the form that is fastest for its platform: the Wave-U-Nets', and one of Demucs's.
 
-The U-Nets' are in `convolutions.py`. Nothing is padded here: these are 'valid' convolutions, whose output is shorter by
-the kernel less one.
+The U-Nets' are in `convolutions.py`. Nothing is padded but in `convolve_same`: the others are 'valid' convolutions,
+whose output is shorter by the kernel less one.
 
 Measured at the shapes of M4 on two cores (AVX-512, jax 0.10, float32): XLA's own with stride 1 is as fast as PyTorch's,
 and its derivatives twice as fast or more; products of shifted slices take 2 to 6 times as long, and so does a matrix of
