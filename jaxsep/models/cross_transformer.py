@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -39,11 +40,11 @@ class TransformerConfig(Config):
         cross_first: Whether the first layer attends to the other sequence.
     """
 
-    layers: int = 5
-    heads: int = 8
-    hidden_scale: float = 4.0
-    dropout: float = 0.0
-    max_period: float = 10000.0
+    layers: int = pydantic.Field(default=5, ge=1, le=64)
+    heads: int = pydantic.Field(default=8, ge=1)
+    hidden_scale: float = pydantic.Field(default=4.0, ge=0.01, le=64)
+    dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    max_period: float = pydantic.Field(default=10000.0, gt=1)
     weight_pos_embed: float = 1.0
     norm_in: bool = True
     norm_out: bool = True

@@ -38,13 +38,13 @@ class DemucsV2Config(NetworkConfig):
     """
 
     n_sources: int = pydantic.Field(default=4, ge=1)
-    features: int = pydantic.Field(default=64, ge=1)
-    growth: float = pydantic.Field(default=2.0, gt=0)
-    depth: int = pydantic.Field(default=6, ge=1)
+    features: int = pydantic.Field(default=64, ge=1, le=1 << 16)
+    growth: float = pydantic.Field(default=2.0, ge=0.1, le=16)
+    depth: int = pydantic.Field(default=6, ge=1, le=16)
     rewrite: bool = True
-    lstm_layers: int = pydantic.Field(default=2, ge=0)
-    kernel_size: int = pydantic.Field(default=8, ge=1)
-    stride: int = pydantic.Field(default=4, ge=1)
+    lstm_layers: int = pydantic.Field(default=2, ge=0, le=16)
+    kernel_size: int = pydantic.Field(default=8, ge=1, le=1024)
+    stride: int = pydantic.Field(default=4, ge=1, le=1024)
     context: int = pydantic.Field(default=3, ge=1)
     normalize: bool = False
     resample: bool = True

@@ -28,11 +28,11 @@ class HTDemucsConfig(HybridConfig):
             must not exceed; null for any length.
     """
 
-    depth: int = pydantic.Field(default=4, ge=1)
+    depth: int = pydantic.Field(default=4, ge=1, le=16)
     dconv_comp: float = pydantic.Field(default=8.0, gt=0)
     dconv_attn: int = pydantic.Field(default=1000, ge=0)
     dconv_lstm: int = pydantic.Field(default=1000, ge=0)
-    bottom_channels: int = pydantic.Field(default=0, ge=0)
+    bottom_channels: int = pydantic.Field(default=0, ge=0, le=1 << 16)
     transformer: TransformerConfig | None = TransformerConfig()
     train_segment: int | None = pydantic.Field(default=None, ge=1)
 
@@ -85,7 +85,9 @@ class HTDemucs(nn.Module):
 
         def middle(maps: Array, waves: Array) -> tuple[Array, Array]:
             if config.transformer is None:
-                return self._resized(*self._resized(maps, waves, "up"), "down")
+                # Nothing uses these layers, which the official network has all the same.
+                self._resized(*self._resized(maps, waves, "up"), "down")
+                return maps, waves
             maps, waves = self._resized(maps, waves, "up")
             transformer = CrossTransformer(config.transformer, train, self.dtype, self.form, name="crosstransformer")
             maps, waves = transformer(maps, waves)

@@ -46,19 +46,19 @@ class HybridConfig(NetworkConfig):
     """
 
     n_sources: int = pydantic.Field(default=4, ge=1)
-    features: int = pydantic.Field(default=48, ge=1)
-    channels_time: int | None = pydantic.Field(default=None, ge=1)
-    growth: float = pydantic.Field(default=2.0, gt=0)
-    n_fft: int = pydantic.Field(default=4096, ge=16, multiple_of=4)
+    features: int = pydantic.Field(default=48, ge=1, le=1 << 16)
+    channels_time: int | None = pydantic.Field(default=None, ge=1, le=1 << 16)
+    growth: float = pydantic.Field(default=2.0, ge=0.1, le=16)
+    n_fft: int = pydantic.Field(default=4096, ge=16, le=1 << 20, multiple_of=4)
     cac: bool = True
-    depth: int = pydantic.Field(default=6, ge=1)
+    depth: int = pydantic.Field(default=6, ge=1, le=16)
     rewrite: bool = True
     hybrid_old: bool = False
     multi_freqs: tuple[float, ...] = ()
     multi_freqs_depth: int = pydantic.Field(default=2, ge=0)
     freq_emb: float = pydantic.Field(default=0.2, ge=0)
     emb_scale: float = pydantic.Field(default=10.0, gt=0)
-    kernel_size: int = pydantic.Field(default=8, ge=2)
+    kernel_size: int = pydantic.Field(default=8, ge=2, le=1024)
     stride: int = pydantic.Field(default=4, ge=1)
     time_stride: int = pydantic.Field(default=2, ge=1)
     context: int = pydantic.Field(default=1, ge=0)
@@ -66,7 +66,7 @@ class HybridConfig(NetworkConfig):
     norm_starts: int = pydantic.Field(default=4, ge=0)
     norm_groups: int = pydantic.Field(default=4, ge=1)
     dconv_mode: Literal[0, 1, 2, 3] = 1
-    dconv_depth: int = pydantic.Field(default=2, ge=0)
+    dconv_depth: int = pydantic.Field(default=2, ge=0, le=16)
     dconv_comp: float = pydantic.Field(default=4.0, gt=0)
     dconv_attn: int = pydantic.Field(default=4, ge=0)
     dconv_lstm: int = pydantic.Field(default=4, ge=0)

@@ -82,7 +82,7 @@ def convert(
         spec, variables = checkpoint.spec, checkpoint.variables
         if family is not None and family != spec.family:
             raise CheckpointError(
-                f"{source} is a jaxsep checkpoint of family '{spec.family}', not '{family}'; leave it out."
+                f"{source} is a jaxsep checkpoint of family '{spec.family}', not '{family}'; leave the family out."
             )
         if name in SPECS:
             spec = SPECS[name].model_copy(update={"licence": spec.licence, "provenance": spec.provenance})

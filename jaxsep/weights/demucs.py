@@ -5,7 +5,8 @@ The class in a package decides the family, and the arguments of its constructor 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,11 +166,12 @@ def open_demucs(source: Path, name: str | None) -> ForeignWeights:
         if file not in found:
             found[file] = _model(read_package(file), name if len(files) == 1 else None, bag.segment)
     members = tuple(found[file] for file in files)
+    weights = _weights(source, bag, members)
     name = name or source.stem
     if len(members) == 1:
         only = members[0]._replace(spec=members[0].spec.model_copy(update={"name": name}))
         return ForeignWeights((only,), None, (source, *files))
-    return ForeignWeights(members, _weights(source, bag, members), (source, *files), name)
+    return ForeignWeights(members, weights, (source, *files), name)
 
 
 def refuse_bare_arrays(arrays: Mapping[str, Any], *, name: str | None, where: str) -> Any:
@@ -204,10 +206,8 @@ def demucs_spec(
         raise CheckpointError(f"{where} is built with {len(args)} arguments without names; only its sources can be.")
     if args:
         arguments["sources"] = args[0]
-    try:
+    with built(where):
         return _spec(known, arguments, name=name, segment=segment, where=where)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
 
 
 def _spec(known: _Class, arguments: dict[str, Any], *, name: str, segment: float | int | None, where: str) -> ModelSpec:
@@ -215,6 +215,8 @@ def _spec(known: _Class, arguments: dict[str, Any], *, name: str, segment: float
     if not isinstance(stems, list | tuple) or not all(isinstance(stem, str) for stem in stems):
         raise CheckpointError(f"{where} does not name its sources; get it anew.")
     for key, value in known.required.items():
+        if not isinstance(arguments.get(key, value), bool | int | float | str | None):
+            raise CheckpointError(f"{where} is built with a {type(arguments[key]).__name__} as {key}; get it anew.")
         if (given := arguments.pop(key, value)) != value:
             raise CheckpointError(f"{where} is built with {key}={given!r:.60}, and jaxsep does {value!r} alone.")
     values: dict[str, Any] = {"n_sources": len(stems), **known.defaults, **_INITIAL}
@@ -222,11 +224,17 @@ def _spec(known: _Class, arguments: dict[str, Any], *, name: str, segment: float
     values |= {key: arguments.pop(key) for key in known.named_alike if key in arguments}
     if values.get("multi_freqs") is None:
         values.pop("multi_freqs", None)
+    if texts := [key for key, value in values.items() if isinstance(value, str)]:
+        raise CheckpointError(f"{where} is built with text as {', '.join(texts)}, where numbers belong; get it anew.")
     sample_rate = arguments.pop("samplerate", 44100)
+    if not isinstance(sample_rate, int) or not 0 < sample_rate < 10**7:
+        raise CheckpointError(f"{where} is built for a sample rate that there is not; get it anew.")
     own = arguments.pop("segment_length") / sample_rate if "segment_length" in arguments else known.segment
     own = arguments.pop("segment", own)
-    if not isinstance(sample_rate, int) or not isinstance(own, int | float | Fraction) or not 0 < own < 1e4:
-        raise CheckpointError(f"{where} has segments of {own!r:.40} s at {sample_rate!r:.40} Hz; get it anew.")
+    for seconds in (own, segment):
+        is_length = isinstance(seconds, int | float | Fraction) and 1 / sample_rate <= seconds < 1e4
+        if seconds is not None and not is_length:
+            raise CheckpointError(f"{where} has segments of {seconds!s:.40} s, which cannot be; get it anew.")
     has_transformer = known.config is HTDemucsConfig
     if segment is not None and (not has_transformer or segment <= own):
         own = segment
@@ -332,7 +340,23 @@ def _model(package: Package, name: str | None, segment: float | int | None) -> F
     )
     config = spec.config
     assert isinstance(config, DemucsV2Config | DemucsV3Config | HDemucsConfig | HTDemucsConfig)
-    return ForeignModel(spec, demucs_rules(config, expected_shapes(spec)), package.state, str(package.path))
+    with built(str(package.path)):
+        rules = demucs_rules(config, expected_shapes(spec))
+    return ForeignModel(spec, rules, package.state, str(package.path))
+
+
+@contextmanager
+def built(where: str) -> Iterator[None]:
+    """Turns whatever arguments of a file bring about into a sentence: they may fail anywhere in a network."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200].removesuffix(".") or type(error).__name__
+        raise CheckpointError(f"{where} is built with arguments that make no network: {reason}.") from None
 
 
 def _weights(source: Path, bag: Bag, members: tuple[ForeignModel, ...]) -> tuple[tuple[float, ...], ...]:
@@ -343,6 +367,8 @@ def _weights(source: Path, bag: Bag, members: tuple[ForeignModel, ...]) -> tuple
             f"{source} has {len(members)} members, and its weights are not a row for each, with a number for each "
             "source."
         )
+    if not all(sum(column) > 0 for column in zip(*weights, strict=True)):
+        raise CheckpointError(f"{source} has a source for which no member has a weight.")
     return weights
 
 

@@ -53,6 +53,15 @@ class Package:
         return signature_of(self.path)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, by which a few lines can stand for any number of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
 class Bag(Config):
     """What a bag's YAML file says.
 
@@ -91,8 +100,8 @@ def read_bag(path: Path) -> Bag:
         CheckpointError: It cannot be read, or is no bag.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path} cannot be read as YAML: {reason}.") from None
     if not isinstance(content, Mapping) or "models" not in content:

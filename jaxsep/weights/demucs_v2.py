@@ -11,7 +11,7 @@ import numpy as np
 from jaxsep.errors import CheckpointError
 from jaxsep.models.demucs_v2 import DemucsV2Config
 from jaxsep.models.spec import ModelSpec
-from jaxsep.weights.demucs import SPECS_V2, demucs_spec
+from jaxsep.weights.demucs import SPECS_V2, built, demucs_spec
 from jaxsep.weights.demucs_names import demucs_rules
 from jaxsep.weights.family_rules import FamilyRules
 from jaxsep.weights.mapping import Rule
@@ -43,6 +43,13 @@ def from_foreign(source: Mapping[str, np.ndarray], *, name: str | None, where: s
             f"{where} holds no state dict of Demucs v2; expected names like 'encoder.0.0.weight', got "
             f"{', '.join(repr(key) for key in list(source)[:3])}."
         )
+    with built(where):
+        return _recognised(source, first, last, name, where)
+
+
+def _recognised(
+    source: Mapping[str, np.ndarray], first: np.ndarray, last: list[str], name: str | None, where: str
+) -> tuple[ModelSpec, list[Rule]]:
     features, channels, kernel_size = first.shape
     depth = 1 + max(int(key.split(".")[1]) for key in source if re.fullmatch(r"encoder\.\d+\.0\.weight", key))
     rewrite = "encoder.0.2.weight" in source

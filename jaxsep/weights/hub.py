@@ -47,7 +47,7 @@ class HubModel(NamedTuple):
     @property
     def key(self) -> str:
         """A name for files of this machine."""
-        return f"hf-{self.owner}-{self.name}"
+        return f"hf={self.owner}={self.name}"  # names hold no such sign
 
 
 def parse_hub_name(name: str) -> HubModel:
@@ -131,6 +131,7 @@ def _get_plainly(
 ) -> tuple[Path, str]:
     """As `_get_with_library`; large files are verified by the sha256 that the hub states."""
     import requests
+    import urllib3
 
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{endpoint}/{model.repository}/resolve/{revision or 'main'}/{file}"
@@ -138,12 +139,16 @@ def _get_plainly(
         if progress is None and file.endswith(".yaml"):
             with requests.get(url, timeout=_TIMEOUT_SECONDS, stream=True) as response:
                 _check(response, url)
-                (folder / file).write_bytes(response.raw.read(_YAML_BYTES, decode_content=True))
-                return folder / file, response.headers.get("X-Repo-Commit", "main")
+                content = response.raw.read(_YAML_BYTES + 1, decode_content=True)
+                if len(content) > _YAML_BYTES:
+                    raise CheckpointError(f"{url} is too large to be the description of a bag.")
+                (folder / file).write_bytes(content)
+                commit = response.headers.get("X-Repo-Commit", "")
+                return folder / file, commit if re.fullmatch(r"[0-9a-f]{40}", commit) else "main"
         with requests.head(url, timeout=_TIMEOUT_SECONDS, allow_redirects=False) as response:
             _check(response, url)
             sha256 = response.headers.get("X-Linked-ETag", "").strip('W/"')
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise CheckpointError(f"{url} cannot be had: {' '.join(str(error).split()):.300}.") from None
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise CheckpointError(

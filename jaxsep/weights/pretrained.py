@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from jaxsep.weights.ensembles import EnsembleCheckpoint
 
 
+# Ends of the names of files that other programs keep weights in.
+_FOREIGN = (".th", ".pth", ".pt", ".ckpt", ".yaml", ".yml")
+
+
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """Returns the file or folder of a model, pulling it where its name is in the catalogue and its file is not here.
 
@@ -41,6 +45,10 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     if named and find_entry(str(name_or_path)) is not None:
         return pull(str(name_or_path))
     path = expand_home(name_or_path)
+    if path.suffix in _FOREIGN and os.path.isfile(path):
+        raise CheckpointError(
+            f"{path} is no checkpoint of jaxsep's; make one of it by `jaxsep convert {path} --family FORMAT -o OUT`."
+        )
     if os.path.exists(path):  # False for what is no name, too
         return runs.choose_checkpoint(path) if runs.is_run(path) else path
     if named:

@@ -25,6 +25,8 @@ from jaxsep.errors import CheckpointError
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 # The pickles of the older format before the content: this number, a version, and facts of the machine.
 _LEGACY_HEADERS = 3
+# Values that a file may hold, counted where they are used: far more than any network has.
+_MOST_VALUES = 1_000_000
 _BFLOAT16 = np.dtype("V2")
 _STORAGES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("f8"),
@@ -130,7 +132,9 @@ def _rebuild_parameter(*arguments: Any) -> _Tensor:
 
 
 def _rebuild_fraction(*arguments: Any) -> Fraction:
-    text = "/".join(map(str, arguments))
+    if not all(isinstance(each, int | str) for each in arguments):
+        raise pickle.UnpicklingError("it makes a fraction of something that is no number")
+    text = "/".join(f"{each:.40}" if isinstance(each, str) else f"{each:d}" for each in arguments[:2])
     if not re.fullmatch(r"-?\d{1,18}(/\d{1,18})?", text):
         raise pickle.UnpicklingError(f"it makes a fraction of {text!r:.40}")
     return Fraction(text)
@@ -195,7 +199,7 @@ def load_torch_file(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             content = _load_zip(path) if file.read(2) == b"PK" else _load_stream(file)
-        return _with_arrays(content)
+        return _Arrays().of(content)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:
@@ -213,8 +217,12 @@ def _load_zip(path: Path) -> Any:
             raise ValueError(f"it holds {len(pickles)} pickles named data.pkl")
         root = pickles[0].removesuffix("data.pkl")
         # A compressed entry could unfold to any size; PyTorch compresses none.
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("its parts are compressed")
+        # Entries that lie in each other would be read again and again.
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("its parts overlap")
         stated = archive.read(f"{root}byteorder") if f"{root}byteorder" in archive.namelist() else b"little"
         byteorder: Literal["<", ">"] = ">" if stated.strip() == b"big" else "<"
         storages: dict[str, _Storage] = {}
@@ -249,12 +257,34 @@ def _load_stream(file: Any) -> Any:
     return content
 
 
-def _with_arrays(content: Any) -> Any:
-    """Returns the same content with arrays in place of tensors."""
-    if isinstance(content, _Tensor):
-        return content.array()
-    if isinstance(content, Mapping):
-        return {key: _with_arrays(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return type(content)(_with_arrays(value) for value in content)
-    return content
+class _Arrays:
+    """Puts arrays in place of tensors. Content that is there several times is made once: it may unfold without end."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
+        self._unfolded: dict[int, int] = {}
+
+    def of(self, content: Any) -> Any:
+        if not isinstance(content, _Tensor | Mapping | list | tuple):
+            return content
+        if id(content) not in self._made:
+            self._made[id(content)] = self._make(content)
+            parts = (
+                content.values()
+                if isinstance(content, Mapping)
+                else content
+                if not isinstance(content, _Tensor)
+                else ()
+            )
+            count = 1 + sum(self._unfolded.get(id(part), 1) for part in parts)
+            if count > _MOST_VALUES:
+                raise ValueError("it holds lists that unfold without end")
+            self._unfolded[id(content)] = count
+        return self._made[id(content)]
+
+    def _make(self, content: Any) -> Any:
+        if isinstance(content, _Tensor):
+            return content.array()
+        if isinstance(content, Mapping):
+            return {key: self.of(value) for key, value in content.items()}
+        return type(content)(self.of(value) for value in content)

@@ -58,6 +58,8 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "htdemucs": (HT, {**_HT, "bottom_channels": 16, "t_dropout": 0.02, "segment": Fraction(6, 5)}),
     # As htdemucs_6s, without channels of the transformer's own; cross-attention first.
     "htdemucs_6s": (HT, {**_HT, "t_cross_first": True, "segment": Fraction(5, 4)}),
+    # Layers around a transformer that is not there: they are in the state dict, and nothing uses them.
+    "htdemucs_without": (HT, {**_HT, "bottom_channels": 16, "t_layers": 0, "segment": Fraction(6, 5)}),
     "hdemucs": (HYBRID, _HYBRID),
     # As c511e2ab and 7d865c68 of the bag mdx; bands are wider, since there are fewer rows.
     "hdemucs_magnitudes": (HYBRID, {**_HYBRID, "cac": False, "hybrid_old": True, "norm_starts": 999}),

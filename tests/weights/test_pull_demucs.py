@@ -146,7 +146,7 @@ def test_a_model_of_the_hub_is_pulled_with_and_without_its_library(library, publ
     assert isinstance(loaded, EnsembleCheckpoint) and loaded.spec.name == "htdemucs_tiny"
     assert REVISION in loaded.spec.provenance
     assert refused.returncode != 0 and "Traceback" not in refused.stderr and "HTDemucs-none" in refused.stderr
-    assert [path.name for path in (cache / "models").iterdir()] == ["hf-someone-htdemucs_tiny.safetensors"]
+    assert [path.name for path in (cache / "models").iterdir()] == ["hf=someone=htdemucs_tiny.safetensors"]
 
 
 def test_names_of_the_hub_are_those_of_demucs():
