@@ -3,6 +3,7 @@
 What `jaxsep --help` does not need is imported where it is used.
 """
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -133,3 +134,16 @@ def _cpu_field(name: str) -> str:
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == name), "")
+
+
+def give_back_free_memory() -> None:
+    """Gives memory that is free within this process back to the system, where the C library is one that keeps it.
+
+    XLA's compiler takes hundreds of megabytes for a large network, and glibc keeps them when they are free.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # another C library
+        return

@@ -20,6 +20,7 @@ import jax
 from jax.experimental import serialize_executable
 
 from jaxsep import unfinished
+from jaxsep.environment import give_back_free_memory
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class ProgramStore:
         if program is None:
             program = compile()
             self._keep(path, program)
+            give_back_free_memory()
         return program
 
     def _keep(self, path: Path, program: jax.stages.Compiled) -> None:
