@@ -49,7 +49,7 @@ HUGE_PAGES = GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2
 QUIET = $(BIN)/python -m jaxsep.compare.load
 
 bench: export PATH := $(PATH):$(CURDIR)/.cache/ffmpeg/bin
-bench: $(STAMPS)/dev .cache/weights/.complete .cache/oracles/.complete .venv-spleeter/.complete .cache/ffmpeg/.complete
+bench: $(STAMPS)/dev .cache/weights/.complete .cache/oracles/.all .venv-spleeter/.complete .cache/ffmpeg/.complete
 	@command -v ffmpeg > /dev/null || { echo "Spleeter needs ffmpeg on the PATH, and ends with status 0 without."; exit 1; }
 	$(QUIET)
 	$(BIN)/python -m jaxsep.compare.network_speed --output bench/network.json

@@ -71,7 +71,7 @@ def open_decoder(path: Path, stream: int | None = None) -> Decoder:
 
 
 def _left_to_ffmpeg(info: AudioInfo) -> bool:
-    """Whether a file that libsndfile knows is left to FFmpeg, which decodes it better.
+    """Returns whether a file that libsndfile knows is left to FFmpeg, which decodes it better.
 
     Such are mp3 inside of wav; codings in blocks, of which libsndfile counts the last one as full and padding as one
     more; and ALAC of many channels, which FFmpeg puts in order.

@@ -32,7 +32,7 @@ class FilePart(io.RawIOBase):
         Args:
             path: The file.
             ranges: First byte of each stretch, and the byte behind its last.
-            mended: What is read in the place of what the file holds, by the byte at which it begins.
+            mended: Bytes that are read in place of those in the file, by the position of the first.
         """
         self._file = io.FileIO(path)
         self._mended = mended
@@ -121,7 +121,7 @@ def start_of_trailing_tags(file: BinaryIO) -> int:
 
 
 def is_padding_or_tag(file: BinaryIO, position: int, end: int) -> bool:
-    """Whether what lies at a byte, behind the samples, is the end, padding or a tag: no samples.
+    """Returns whether the file ends at a byte behind its samples, or goes on with padding or a tag.
 
     Args:
         file: Open at any place.

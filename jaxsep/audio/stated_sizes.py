@@ -19,7 +19,7 @@ _CAF_SAMPLES = (b"lpcm", b"ulaw", b"alaw")
 
 @dataclass(frozen=True)
 class StatedSize:
-    """How many bytes of samples a header states, and how many there are.
+    """The size of a file's samples: as its header states it, and as it is.
 
     Attributes:
         first: First byte of the samples.
@@ -27,7 +27,7 @@ class StatedSize:
         end: Where the file is to end, so that nothing behind the samples is taken for one.
         stated: Bytes of samples that the header states; None where it knows none.
         place: Byte at which the header states it.
-        content: What it should state there.
+        content: Bytes that the header should have there.
     """
 
     first: int
@@ -39,7 +39,7 @@ class StatedSize:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there are more samples than the header states."""
+        """True where there are more samples than the header states."""
         return self.stated is not None and self.last - self.first > self.stated
 
 

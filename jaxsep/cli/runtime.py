@@ -179,7 +179,7 @@ def start_jax(platform: str | None = None) -> None:
 
 
 def is_jax_set_by_the_environment() -> bool:
-    """Whether the environment sets anything of JAX's or XLA's, so that importing it may fail."""
+    """Returns whether a variable of the environment is a setting of JAX's or XLA's: importing it may fail then."""
     return bool(_settings())
 
 

@@ -80,7 +80,7 @@ class Consistency(StrEnum):
 
 
 class OtherMethod(StrEnum):
-    """What is beside the stem of --two-stems."""
+    """Ways to make the second file of --two-stems."""
 
     minus = "minus"
     add = "add"

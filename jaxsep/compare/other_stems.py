@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -83,9 +84,102 @@ class EnsembleStems(OtherStems):
             return self._separator.separate(excerpt.mixture, excerpt.sample_rate).stems
 
 
-class SpleeterCommand(OtherStems):
+class CommandStems(OtherStems):
+    """Another program's own command, which gets a wav file of floats at the model's rate and writes files of stems.
+
+    Attributes:
+        program: What the program is called.
+        hint: Question to ask where it writes no stem.
+    """
+
+    program: str
+    hint: str
+
+    def __init__(self, spec: AnySpec, command: Sequence[str]) -> None:
+        """Keeps what is run.
+
+        Args:
+            spec: Spec of our model.
+            command: The command, as far as it is the same for all excerpts.
+        """
+        self._spec, self._command = spec, list(command)
+
+    @abstractmethod
+    def arguments(self, folder: Path, heard: Path, seconds: float) -> list[str]:
+        """Returns the rest of the command.
+
+        Args:
+            folder: A folder for its files.
+            heard: The file to separate.
+            seconds: How long that is.
+        """
+
+    @abstractmethod
+    def written(self, folder: Path, stem: str) -> Path | None:
+        """Returns the file of a stem; None where it wrote none."""
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """Returns what is set in its environment, beside what is set in ours."""
+        return {}
+
+    def stems(self, excerpt: Excerpt) -> dict[str, HostWaveform]:
+        """See `OtherStems`; runs the command."""
+        channels, rate = excerpt.mixture.shape[1], self._spec.sample_rate
+        if channels > 2:
+            raise AudioError(f"'{excerpt.name}' has {channels} channels, and {self.program} takes one or two.")
+        mixture = resample(excerpt.mixture, excerpt.sample_rate, rate)
+        stereo = np.repeat(mixture, 2, axis=1) if channels == 1 else mixture
+        with unfinished.temporary_folder(f"{self.program}'s command cannot be given a file") as folder:
+            heard = folder / f"{MIXTURE}.wav"
+            with AudioWriter(heard, sample_rate=rate, channels=2, format="wav", subtype="FLOAT") as writer:
+                writer.write(stereo)
+            done = subprocess.run(
+                [*self._command, *self.arguments(folder, heard, len(stereo) / rate)],
+                env={**os.environ, **self.environment(folder)},
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+            stems = {}
+            for stem in self._spec.stems:
+                path = self.written(folder, stem)
+                if done.returncode or path is None:
+                    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-1:]
+                    raise SeparationError(
+                        f"'{' '.join(self._command)}' ended with status {done.returncode} and wrote no '{stem}.wav' "
+                        f"for '{excerpt.name}'; {self.hint}? It said last: "
+                        f"{said[0].strip()[:300] if said else 'nothing'}"
+                    )
+                estimate = resample(_read(path), rate, excerpt.sample_rate)
+                if channels == 1:
+                    estimate = estimate.mean(axis=1, keepdims=True)
+                stems[stem] = _fitted(estimate, len(excerpt.mixture))
+        return stems
+
+
+def find_command(name: str, *, install: str) -> str:
+    """Returns the path of a command.
+
+    Args:
+        name: Its name on the PATH, or its path.
+        install: What to do where there is none, as the rest of a sentence.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = shutil.which(os.path.expanduser(name))
+    if found is None:
+        raise ConfigError(f"There is no command '{name}' to run; {install}.")
+    return found
+
+
+class SpleeterCommand(CommandStems):
     """Spleeter's official command, `spleeter separate`, with the weights that it finds by $MODEL_PATH or downloads."""
 
+    program = "Spleeter"
+    # It ends with 0 where ffmpeg is missing, and tells of it on standard output.
+    hint = "does it find ffmpeg, ffprobe and its model ($MODEL_PATH)"
     only_stems = "spleeter is run as a command, which shows stems alone"
     rules = (
         "Spleeter gets each excerpt as a wav file of floats at 44.1 kHz that jaxsep wrote, so that decoders and "
@@ -98,59 +192,31 @@ class SpleeterCommand(OtherStems):
         """Finds the command.
 
         Args:
-            spec: Of our model.
+            spec: Spec of our model.
             command: A name on the PATH, or a path.
 
         Raises:
             ConfigError: There is no such command, or the model is not one of Spleeter's.
         """
         self._configuration = spleeter_configuration(spec)
-        found = shutil.which(os.path.expanduser(command))
-        if found is None:
-            raise ConfigError(
-                f"There is no command '{command}' to run; install Spleeter (its environment may be another one) and "
-                "give its command by --spleeter PATH."
-            )
-        self._command = found
-        self._spec = spec
+        install = "install Spleeter (its environment may be another one) and give its command by --spleeter PATH"
+        found = find_command(command, install=install)
+        super().__init__(spec, [found])
         told = subprocess.run([found, "--version"], capture_output=True, text=True, errors="replace", check=False)
         version = re.search(r"\d+(\.\d+)+", told.stdout)
         self.description = f"Spleeter {version[0] if version else 'of unknown version'}, {self._configuration}"
 
-    def stems(self, excerpt: Excerpt) -> dict[str, HostWaveform]:
-        """See `OtherStems`; runs the command."""
-        if excerpt.mixture.shape[1] > 2:
-            raise AudioError(
-                f"'{excerpt.name}' has {excerpt.mixture.shape[1]} channels, and Spleeter takes one or two."
-            )
-        rate = self._spec.sample_rate
-        mixture = resample(excerpt.mixture, excerpt.sample_rate, rate)
-        stereo = np.repeat(mixture, 2, axis=1) if mixture.shape[1] == 1 else mixture
-        with unfinished.temporary_folder("Spleeter's command cannot be given a file") as folder:
-            heard = folder / f"{MIXTURE}.wav"
-            with AudioWriter(heard, sample_rate=rate, channels=2, format="wav", subtype="FLOAT") as writer:
-                writer.write(stereo)
-            # Its default is to stop after ten minutes.
-            duration = math.ceil(len(stereo) / rate) + 1
-            command = [self._command, "separate", "-p", self._configuration, "-o", str(folder), "-c", "wav"]
-            command += ["-d", str(duration), "-f", "stems/{instrument}.{codec}", str(heard)]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-            stems = {}
-            for stem in self._spec.stems:
-                path = folder / "stems" / f"{stem}.wav"
-                if done.returncode or not path.is_file():
-                    # It ends with 0 where ffmpeg is missing, and tells of it on standard output.
-                    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-1:]
-                    raise SeparationError(
-                        f"'{self._command}' ended with status {done.returncode} and wrote no '{path.name}' for "
-                        f"'{excerpt.name}'; does it find ffmpeg, ffprobe and its model"
-                        f" ($MODEL_PATH)? It said last: {said[0].strip()[:300] if said else 'nothing'}"
-                    )
-                estimate = resample(_read(path), rate, excerpt.sample_rate)
-                if excerpt.mixture.shape[1] == 1:
-                    estimate = estimate.mean(axis=1, keepdims=True)
-                stems[stem] = _fitted(estimate, len(excerpt.mixture))
-        return stems
+    def arguments(self, folder: Path, heard: Path, seconds: float) -> list[str]:
+        """See `CommandStems`."""
+        # Its default is to stop after ten minutes.
+        duration = ["-d", str(math.ceil(seconds) + 1)]
+        files = ["-o", str(folder), "-c", "wav", "-f", "stems/{instrument}.{codec}"]
+        return ["separate", "-p", self._configuration, *files, *duration, str(heard)]
+
+    def written(self, folder: Path, stem: str) -> Path | None:
+        """See `CommandStems`."""
+        path = folder / "stems" / f"{stem}.wav"
+        return path if path.is_file() else None
 
     def as_written(self, stems: dict[str, HostWaveform]) -> dict[str, HostWaveform]:
         """See `OtherStems`."""

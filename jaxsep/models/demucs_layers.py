@@ -24,6 +24,8 @@ from jaxsep.models.recurrent import LSTM
 Maps = Float[Array, "batch time channel"]
 OutMaps = Float[Array, "batch out_time out_channel"]
 NORM_EPSILON = 1e-5
+# What is added to deviations before something is divided by them.
+DEVIATION_EPSILON = 1e-5
 # Steps that an LSTM hears at a time; frames of them overlap by half.
 LSTM_STEPS = 200
 # What stands for minus infinity where a step would attend to itself.
@@ -330,6 +332,14 @@ class _DConvStep(nn.Module):
             found = LocalState(rescale=self.rescale, dtype=dtype, name="attention")(found)
         found = convolution(self.hidden, 2 * channels, (1,), name="conv2", **common)(found)
         return LayerScale(config.init, dtype, name="scale")(glu(group_norm(1, dtype, "norm2")(found)))
+
+
+def mono_level(
+    mixture: Float[Array, "batch time channel"],
+) -> tuple[Float[Array, "batch 1 1"], Float[Array, "batch 1 1"]]:
+    """Returns mean and standard deviation along time of the mean of the channels."""
+    mono = mixture.mean(-1, keepdims=True)
+    return mono.mean(1, keepdims=True), mono.std(1, ddof=1, keepdims=True)
 
 
 def centre_trim(maps: Maps, length: int) -> Float[Array, "batch middle channel"]:

@@ -11,44 +11,32 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxsep.errors import ConfigError
-from jaxsep.models.demucs_layers import BLSTM, Maps, OutMaps, TransposedConvolution, centre_trim, convolution, glu
-from jaxsep.models.family import NetworkConfig
+from jaxsep.models.demucs_config import WaveformDemucsConfig
+from jaxsep.models.demucs_layers import (
+    BLSTM,
+    DEVIATION_EPSILON,
+    Maps,
+    OutMaps,
+    TransposedConvolution,
+    centre_trim,
+    convolution,
+    glu,
+    mono_level,
+)
 from jaxsep.models.sinc import downsample, upsample
 from jaxsep.typing import Waveform
 
-# Mixtures are divided by 1 and this, also where they are not normalised.
-_DEVIATION_EPSILON = 1e-5
 
-
-class DemucsV2Config(NetworkConfig):
-    """The shape of the network, under the names of Demucs's constructor but for `features` (its channels).
+class DemucsV2Config(WaveformDemucsConfig):
+    """The shape of the network; see `WaveformDemucsConfig`.
 
     Attributes:
-        features: Channels of the first layer.
-        growth: Channels of a layer over those of the one outside.
-        depth: Number of layers.
-        rewrite: Whether layers have gated convolutions.
-        lstm_layers: Layers of the LSTM between encoder and decoder; 0 for none.
-        kernel_size: Size of kernels.
-        stride: Their step.
         context: Size of the decoder's gated convolutions.
-        normalize: Whether each input is brought to mean 0 and deviation 1.
-        resample: Whether the network runs at twice the rate.
-        rescale: Deviation that first values of kernels are pulled to; 0 leaves them.
     """
 
-    n_sources: int = pydantic.Field(default=4, ge=1)
-    features: int = pydantic.Field(default=64, ge=1, le=1 << 16)
-    growth: float = pydantic.Field(default=2.0, ge=0.1, le=16)
-    depth: int = pydantic.Field(default=6, ge=1, le=16)
-    rewrite: bool = True
     lstm_layers: int = pydantic.Field(default=2, ge=0, le=16)
-    kernel_size: int = pydantic.Field(default=8, ge=1, le=1024)
-    stride: int = pydantic.Field(default=4, ge=1, le=1024)
     context: int = pydantic.Field(default=3, ge=1)
     normalize: bool = False
-    resample: bool = True
-    rescale: float = pydantic.Field(default=0.1, ge=0)
 
     def input_length(self, output_length: int) -> int:
         """Returns the shortest input of which `output_length` or more are estimated, no sample left over."""
@@ -77,13 +65,6 @@ class DemucsV2Config(NetworkConfig):
             )
         return found
 
-    def layer_features(self) -> tuple[int, ...]:
-        """Returns the channels of each layer, from the outermost one."""
-        found = [self.features]
-        for _ in range(self.depth - 1):
-            found.append(int(self.growth * found[-1]))
-        return tuple(found)
-
 
 class DemucsV2(nn.Module):
     """Demucs v2.
@@ -100,11 +81,9 @@ class DemucsV2(nn.Module):
     def __call__(self, mixture: Waveform, *, train: bool) -> Float[Array, "batch source out_time channel"]:
         """Estimates sources (batch, source, out_time, channel) of the middle of mixtures (batch, time, channel)."""
         config, (batch, _, channels) = self.config, mixture.shape
-        mean, deviation = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1))
-        if config.normalize:
-            mono = mixture.mean(-1, keepdims=True)
-            mean, deviation = mono.mean(1, keepdims=True), mono.std(1, ddof=1, keepdims=True)
-        maps = (mixture - mean) / (_DEVIATION_EPSILON + deviation)
+        mean, deviation = mono_level(mixture) if config.normalize else (jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1)))
+        # Mixtures are divided by 1 and a little also where they are not normalised.
+        maps = (mixture - mean) / (DEVIATION_EPSILON + deviation)
         maps = upsample(maps) if config.resample else maps
         skipped = []
         for index in range(config.depth):

@@ -8,10 +8,11 @@ import pydantic
 from jax.typing import DTypeLike
 
 from jaxsep.models.convolutions import ConvolutionForm
+from jaxsep.models.demucs_config import BranchedDemucsConfig, WaveformDemucsConfig
 from jaxsep.models.demucs_layers import (
     BLSTM,
+    DEVIATION_EPSILON,
     DConv,
-    DConvConfig,
     Maps,
     OutMaps,
     TransposedConvolution,
@@ -20,60 +21,20 @@ from jaxsep.models.demucs_layers import (
     gelu,
     glu,
     group_norm,
+    mono_level,
 )
-from jaxsep.models.family import NetworkConfig
 from jaxsep.models.sinc import downsample, upsample
 from jaxsep.typing import SourceWaveform, Waveform
 
-# What is added to the deviation before a mixture is divided by it.
-_DEVIATION_EPSILON = 1e-5
 
-
-class DemucsV3Config(NetworkConfig):
-    """The shape of the network, under the names of Demucs's constructor but for `features` (its channels).
+class DemucsV3Config(WaveformDemucsConfig, BranchedDemucsConfig):
+    """The shape of the network; see `WaveformDemucsConfig` and `BranchedDemucsConfig`.
 
     Attributes:
-        features: Channels of the first layer.
-        growth: Channels of a layer over those of the one outside.
-        depth: Number of layers.
-        rewrite: Whether layers have gated convolutions.
-        lstm_layers: Layers of an LSTM between encoder and decoder; 0 for none.
-        kernel_size: Size of kernels.
-        stride: Their step.
         context: Samples on either side that gated convolutions of the decoder see.
-        norm_starts: First layer with group norms.
-        norm_groups: Their groups.
-        dconv_mode: Residual branches: 1 in the encoder, 2 in the decoder, 3 in both.
-        dconv_depth: Their steps.
-        dconv_comp: Channels of a layer over those of its branch.
-        dconv_attn: First layer with attention in its branch.
-        dconv_lstm: First layer with an LSTM in its branch.
-        dconv_init: First value of the branches' scales.
-        normalize: Whether each input is brought to mean 0 and deviation 1.
-        resample: Whether the network runs at twice the rate.
-        rescale: Deviation that first values of kernels are pulled to; 0 leaves them.
     """
 
-    n_sources: int = pydantic.Field(default=4, ge=1)
-    features: int = pydantic.Field(default=64, ge=1, le=1 << 16)
-    growth: float = pydantic.Field(default=2.0, ge=0.1, le=16)
-    depth: int = pydantic.Field(default=6, ge=1, le=16)
-    rewrite: bool = True
-    lstm_layers: int = pydantic.Field(default=0, ge=0, le=16)
-    kernel_size: int = pydantic.Field(default=8, ge=1, le=1024)
-    stride: int = pydantic.Field(default=4, ge=1, le=1024)
     context: int = pydantic.Field(default=1, ge=0)
-    norm_starts: int = pydantic.Field(default=4, ge=0)
-    norm_groups: int = pydantic.Field(default=4, ge=1)
-    dconv_mode: int = pydantic.Field(default=1, ge=0, le=3)
-    dconv_depth: int = pydantic.Field(default=2, ge=0, le=16)
-    dconv_comp: float = pydantic.Field(default=4.0, gt=0)
-    dconv_attn: int = pydantic.Field(default=4, ge=0)
-    dconv_lstm: int = pydantic.Field(default=4, ge=0)
-    dconv_init: float = 1e-4
-    normalize: bool = True
-    resample: bool = True
-    rescale: float = pydantic.Field(default=0.1, ge=0)
 
     def input_length(self, output_length: int) -> int:
         """Returns how much the network hears around so many estimates, as Demucs gives it: see `valid_length`."""
@@ -87,23 +48,6 @@ class DemucsV3Config(NetworkConfig):
         for _ in range(self.depth):
             inner = (inner - 1) * self.stride + self.kernel_size
         return -(-inner // (1 + self.resample))
-
-    def layer_features(self) -> tuple[int, ...]:
-        """Returns the channels of each layer, from the outermost one."""
-        found = [self.features]
-        for _ in range(self.depth - 1):
-            found.append(int(self.growth * found[-1]))
-        return tuple(found)
-
-    def branch(self, index: int) -> DConvConfig:
-        """Returns the residual branch of a layer."""
-        return DConvConfig(
-            compress=self.dconv_comp,
-            depth=self.dconv_depth,
-            init=self.dconv_init,
-            attention=index >= self.dconv_attn,
-            lstm=index >= self.dconv_lstm,
-        )
 
 
 class DemucsV3(nn.Module):
@@ -125,9 +69,8 @@ class DemucsV3(nn.Module):
         config, (batch, length, channels) = self.config, mixture.shape
         maps, mean, deviation = mixture, jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1))
         if config.normalize:
-            mono = mixture.mean(-1, keepdims=True)
-            mean, deviation = mono.mean(1, keepdims=True), mono.std(1, ddof=1, keepdims=True)
-            maps = (mixture - mean) / (_DEVIATION_EPSILON + deviation)
+            mean, deviation = mono_level(mixture)
+            maps = (mixture - mean) / (DEVIATION_EPSILON + deviation)
         missing = config.valid_length(length) - length
         maps = jnp.pad(maps, [(0, 0), (missing // 2, missing - missing // 2), (0, 0)])
         maps = upsample(maps) if config.resample else maps

@@ -15,13 +15,12 @@ from jaxtyping import Array, Complex, Float
 
 from jaxsep.dsp.wiener import OPEN_UNMIX, initial_estimates
 from jaxsep.models.convolutions import ConvolutionForm
+from jaxsep.models.demucs_layers import DEVIATION_EPSILON
 from jaxsep.models.hybrid_bands import DecoderBands, EncoderBands
 from jaxsep.models.hybrid_config import HybridConfig, LayerShape
 from jaxsep.models.hybrid_layers import DecoderLayer, EncoderLayer, to_spectrogram, to_waveform
 from jaxsep.typing import SourceWaveform, Waveform
 
-# What is added to deviations before maps are divided by them.
-_DEVIATION_EPSILON = 1e-5
 # Turns the innermost maps of both branches into those that the decoders start from.
 Middle = Callable[[Array, Array], tuple[Array, Array]]
 
@@ -216,7 +215,7 @@ def _standardised(maps: Float[Array, "batch *place channel"]) -> tuple[Array, Ar
     """Returns maps minus their mean over their standard deviation, and both."""
     axes = tuple(range(1, maps.ndim))
     mean, deviation = maps.mean(axes, keepdims=True), maps.std(axes, ddof=1, keepdims=True)
-    return (maps - mean) / (_DEVIATION_EPSILON + deviation), mean, deviation
+    return (maps - mean) / (DEVIATION_EPSILON + deviation), mean, deviation
 
 
 def _as_channels(

@@ -1,77 +1,48 @@
 """What the hybrid kinds of Demucs state about their networks, under the names of Demucs's own constructors."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pydantic
 
+from jaxsep.models.demucs_config import BranchedDemucsConfig
 from jaxsep.models.demucs_layers import DConvConfig
-from jaxsep.models.family import NetworkConfig
 
 
-class HybridConfig(NetworkConfig):
-    """The shape of a network with a branch on spectrograms and one on waveforms.
+class HybridConfig(BranchedDemucsConfig):
+    """The shape of a network with a branch on spectrograms and one on waveforms; see `BranchedDemucsConfig`.
 
-    Names and defaults are those of `HDemucs`, but for `features` and `channels`, which it calls channels and
-    audio_channels, and `n_fft`.
+    Defaults are those of `HDemucs`. `features` and `kernel_size` are those of the first layer on spectrograms, along
+    frequency, and of kernels along time on waveforms.
 
     Attributes:
-        features: Channels of the first layer on spectrograms.
-        channels_time: Channels of the first layer on waveforms; null for as many.
-        growth: Channels of a layer over those of the one outside.
+        channels_time: Channels of the first layer on waveforms; null for as many as on spectrograms.
         n_fft: Size of the transform; its hop is a quarter of it.
         cac: Whether real and imaginary parts are channels that the network sees and gives; otherwise magnitudes.
-        depth: Number of layers.
-        rewrite: Whether layers have gated convolutions.
         hybrid_old: Whether zeros surround the mixture before the transform, and not its reflection, as in some models
             of the Music Demixing Challenge.
         multi_freqs: Shares of the frequencies at which outer layers have other weights.
         multi_freqs_depth: How many outer layers have them.
         freq_emb: Weight of the embedding of frequencies behind the first layer; 0 for none.
         emb_scale: Factor of the embedding's values.
-        kernel_size: Size of kernels along frequency, and along time on waveforms.
-        stride: Step of the same.
         time_stride: Step along time of layers inside of one row of frequencies.
         context: Positions on either side that gated convolutions of the decoder see.
-        context_enc: The same of the encoder.
-        norm_starts: First layer with group norms.
-        norm_groups: Their groups.
-        dconv_mode: Residual branches: 1 in the encoder, 2 in the decoder, 3 in both.
-        dconv_depth: Their steps.
-        dconv_comp: Channels of a layer over those of its branch.
-        dconv_attn: First layer with attention in its branch.
-        dconv_lstm: First layer with an LSTM in its branch.
-        dconv_init: First value of the branches' scales.
-        rescale: Deviation that first values of kernels are pulled to; 0 leaves them.
+        context_enc: Positions on either side that gated convolutions of the encoder see.
     """
 
-    n_sources: int = pydantic.Field(default=4, ge=1)
     features: int = pydantic.Field(default=48, ge=1, le=1 << 16)
     channels_time: int | None = pydantic.Field(default=None, ge=1, le=1 << 16)
-    growth: float = pydantic.Field(default=2.0, ge=0.1, le=16)
     n_fft: int = pydantic.Field(default=4096, ge=16, le=1 << 20, multiple_of=4)
     cac: bool = True
-    depth: int = pydantic.Field(default=6, ge=1, le=16)
-    rewrite: bool = True
     hybrid_old: bool = False
     multi_freqs: tuple[float, ...] = ()
     multi_freqs_depth: int = pydantic.Field(default=2, ge=0)
     freq_emb: float = pydantic.Field(default=0.2, ge=0)
     emb_scale: float = pydantic.Field(default=10.0, gt=0)
     kernel_size: int = pydantic.Field(default=8, ge=2, le=1024)
-    stride: int = pydantic.Field(default=4, ge=1)
     time_stride: int = pydantic.Field(default=2, ge=1)
     context: int = pydantic.Field(default=1, ge=0)
     context_enc: int = pydantic.Field(default=0, ge=0)
-    norm_starts: int = pydantic.Field(default=4, ge=0)
-    norm_groups: int = pydantic.Field(default=4, ge=1)
-    dconv_mode: Literal[0, 1, 2, 3] = 1
-    dconv_depth: int = pydantic.Field(default=2, ge=0, le=16)
-    dconv_comp: float = pydantic.Field(default=4.0, gt=0)
-    dconv_attn: int = pydantic.Field(default=4, ge=0)
-    dconv_lstm: int = pydantic.Field(default=4, ge=0)
-    dconv_init: float = 1e-4
-    rescale: float = pydantic.Field(default=0.1, ge=0)
 
     @pydantic.model_validator(mode="after")
     def _bands_can_be_had(self) -> "HybridConfig":
@@ -117,13 +88,7 @@ class HybridConfig(NetworkConfig):
                     rows=rows_after,
                     is_last_row=is_last_row,
                     norm_groups=self.norm_groups if index >= self.norm_starts else None,
-                    dconv=DConvConfig(
-                        compress=self.dconv_comp,
-                        depth=self.dconv_depth,
-                        init=self.dconv_init,
-                        attention=index >= self.dconv_attn,
-                        lstm=index >= self.dconv_lstm,
-                    ),
+                    dconv=self.branch(index),
                     has_bands=bool(self.multi_freqs) and index < self.multi_freqs_depth,
                 )
             )

@@ -85,23 +85,23 @@ def rows_along_time(layer: DConv, maps: Maps) -> Maps:
     return layer(maps.reshape(-1, *maps.shape[2:])).reshape(maps.shape)
 
 
-class EncoderLayer(nn.Module):
-    """A convolution with a stride, a residual branch and a gated convolution.
+class HybridLayer(nn.Module):
+    """What layers of the encoder and of the decoder state.
 
     Attributes:
-        features: Channels of its output.
-        kernel_size: Size along frequency, or along time on waveforms.
-        stride: Step of the same.
-        padding: Zeros at either end of the same.
-        on_spectrogram: Whether it works on spectrograms.
-        is_empty: Whether there is the first convolution alone.
-        norm_groups: Groups of its norms; None for no norms.
+        features: Channels of the output.
+        kernel_size: Size of the strided convolution along frequency, or along time on waveforms.
+        stride: Step of the strided convolution.
+        padding: Zeros at either end of its input, in the decoder what is cut from either end of its output.
+        on_spectrogram: Whether the layer works on spectrograms.
+        is_empty: Whether there is the strided convolution alone.
+        norm_groups: Groups of the norms; None for no norms.
         rewrite: Whether there is the gated convolution.
         context: Positions on either side that the gated convolution sees.
         dconv: The residual branch; None for none.
         rescale: See `convolution_bound`.
-        dtype: What it is computed in.
-        form: How its residual branch is computed.
+        dtype: What the layer is computed in.
+        form: How the residual branch is computed.
     """
 
     features: int
@@ -117,6 +117,10 @@ class EncoderLayer(nn.Module):
     rescale: float = 0.0
     dtype: DTypeLike | None = None
     form: ConvolutionForm = "auto"
+
+
+class EncoderLayer(HybridLayer):
+    """A convolution with a stride, a residual branch and a gated convolution; see `HybridLayer`."""
 
     @nn.compact
     def __call__(self, maps: Maps, inject: Float[Array, "batch step out_channel"] | None = None) -> OutMaps:
@@ -162,42 +166,16 @@ class EncoderLayer(nn.Module):
         return glu(normalised(maps, self.norm_groups, self.dtype, "norm2"))
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(HybridLayer):
     """A gated convolution of maps and skipped ones, a residual branch, and a transposed convolution.
 
     Attributes:
-        features: Channels of its output.
-        kernel_size: Size along frequency, or along time on waveforms.
-        stride: Step of the same.
-        padding: What is cut from either end of the same.
-        on_spectrogram: Whether it works on spectrograms.
-        is_empty: Whether there is the transposed convolution alone.
-        is_last: Whether its output is that of the network, without activation.
-        norm_groups: Groups of its norms; None for no norms.
-        rewrite: Whether there is the gated convolution.
-        context: Positions on either side that the gated convolution sees.
-        context_in_frequency: Whether it sees those along frequency too.
-        dconv: The residual branch; None for none.
-        rescale: See `convolution_bound`.
-        dtype: What it is computed in.
-        form: How its residual branch is computed.
+        is_last: Whether the output is that of the network, without activation.
+        context_in_frequency: Whether the gated convolution sees positions along frequency too.
     """
 
-    features: int
-    kernel_size: int
-    stride: int
-    padding: int
-    on_spectrogram: bool
-    is_empty: bool = False
     is_last: bool = False
-    norm_groups: int | None = None
-    rewrite: bool = True
-    context: int = 1
     context_in_frequency: bool = True
-    dconv: DConvConfig | None = None
-    rescale: float = 0.0
-    dtype: DTypeLike | None = None
-    form: ConvolutionForm = "auto"
 
     @nn.compact
     def __call__(

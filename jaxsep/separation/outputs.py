@@ -42,7 +42,7 @@ class OutputConfig(Config):
         stems: Which of the separator's stems are written; None for all.
         residual: Also write the mixture minus the stems written.
         two_stems: Write this stem, and all else as 'no_' and its name, and nothing more.
-        other_method: What all else is beside the one of `two_stems`: 'minus' for the mixture minus it, 'add' for the
+        other_method: How the second file of `two_stems` is made: 'minus' for the mixture minus the stem, 'add' for the
             sum of the model's other stems, which all have to be estimated.
         consistency: 'project' changes all the model's stems by the same amount so that they sum to the mixture.
         clip: What happens to samples beyond full scale: 'none' writes as they are (PCM saturates, which is reported),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from jaxsep.dsp.cuts import Chunking, Last
 from jaxsep.errors import CheckpointError, ConfigError
+from jaxsep.models.demucs_config import DemucsConfig
 from jaxsep.models.demucs_v2 import DemucsV2Config
 from jaxsep.models.demucs_v3 import DemucsV3Config
 from jaxsep.models.domain import Waveform
@@ -70,7 +71,7 @@ class _Class(NamedTuple):
     """
 
     family: str
-    config: type[DemucsV2Config | DemucsV3Config | HDemucsConfig | HTDemucsConfig]
+    config: type[DemucsConfig]
     named_alike: tuple[str, ...]
     defaults: Mapping[str, Any]
     required: Mapping[str, Any]
@@ -133,7 +134,8 @@ _TIME_V2 = _Class(
     {"glu": True},
     ("rescale",),
     segment=40,
-    normalise=Normalise(),
+    # It divides by the deviation alone, and what it gives of silence is no number: so little is lost in float32.
+    normalise=Normalise(eps=1e-12),
 )
 # By their dotted names; 'wdemucs' is what hybrid Demucs was called before its release.
 _CLASSES = {
@@ -275,12 +277,8 @@ def constructor_of(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: It is of another family.
     """
-    klass, known = next(
-        ((klass, known) for klass, known in _CLASSES.items() if known.family == spec.family), (None, None)
-    )
-    if klass is None or known is None:
-        raise ConfigError(f"'{spec.name}' is of the family '{spec.family}', which Demucs does not have.")
-    values = spec.config.model_dump()
+    values = demucs_config(spec).model_dump()
+    klass, known = next((klass, known) for klass, known in _CLASSES.items() if known.family == spec.family)
     cutting = spec.procedure.cutting
     assert isinstance(cutting, Chunking)
     arguments = {theirs: values[ours] for ours, theirs in _renamed(known).items()}
@@ -338,23 +336,32 @@ def _model(package: Package, name: str | None, segment: float | int | None) -> F
         segment=segment,
         where=str(package.path),
     )
-    config = spec.config
-    assert isinstance(config, DemucsV2Config | DemucsV3Config | HDemucsConfig | HTDemucsConfig)
     with built(str(package.path)):
-        rules = demucs_rules(config, expected_shapes(spec))
+        rules = demucs_rules(demucs_config(spec), expected_shapes(spec))
     return ForeignModel(spec, rules, package.state, str(package.path))
+
+
+def demucs_config(spec: ModelSpec) -> DemucsConfig:
+    """Returns the config of a model of one of Demucs's families.
+
+    Raises:
+        ConfigError: It is of another family.
+    """
+    if not isinstance(spec.config, DemucsConfig):
+        raise ConfigError(f"'{spec.name}' is of the family '{spec.family}', which Demucs does not have.")
+    return spec.config
 
 
 @contextmanager
 def built(where: str) -> Iterator[None]:
-    """Turns whatever arguments of a file bring about into a sentence: they may fail anywhere in a network."""
+    """Turns what wrong arguments of a file bring about in a network into a sentence: they are of any kind and size."""
     try:
         yield
     except CheckpointError:
         raise
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    except Exception as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200].removesuffix(".") or type(error).__name__
         raise CheckpointError(f"{where} is built with arguments that make no network: {reason}.") from None
 

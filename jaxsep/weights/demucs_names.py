@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from jaxsep.models.demucs_config import BranchedDemucsConfig, DemucsConfig
 from jaxsep.models.demucs_layers import DConvConfig
-from jaxsep.models.demucs_v2 import DemucsV2Config
-from jaxsep.models.demucs_v3 import DemucsV3Config
 from jaxsep.models.hybrid_config import HybridConfig
 from jaxsep.typing import Variables
 from jaxsep.weights.mapping import Rename, Rule
 from jaxsep.weights.tree import flatten
-
-DemucsConfig = HybridConfig | DemucsV3Config | DemucsV2Config
 
 
 def demucs_rules(config: DemucsConfig, paths: Iterable[str]) -> list[Rule]:
@@ -64,19 +61,18 @@ def foreign_name(path: str, config: DemucsConfig) -> str:
 
 def _branch(config: DemucsConfig, in_time: str, side: str, number: int) -> DConvConfig:
     """Returns the residual branch of a layer; decoders are numbered from the innermost one."""
-    if isinstance(config, HybridConfig):
-        branches = [shape.dconv for shape in config.layers() if not in_time or shape.features_time is not None]
-    else:
-        assert isinstance(config, DemucsV3Config)
-        branches = [config.branch(index) for index in range(config.depth)]
-    return branches[number if side == "en" else len(branches) - 1 - number]
+    assert isinstance(config, BranchedDemucsConfig)
+    count = config.depth
+    if in_time:
+        assert isinstance(config, HybridConfig)
+        count = sum(shape.features_time is not None for shape in config.layers())
+    return config.branch(number if side == "en" else count - 1 - number)
 
 
-def _sequence(config: DemucsV3Config | DemucsV2Config, side: str) -> list[str]:
+def _sequence(config: DemucsConfig, side: str) -> list[str]:
     """Returns the modules of a layer in their order."""
-    norm = [] if isinstance(config, DemucsV2Config) else ["norm"]
+    norm, mode = (["norm"], config.dconv_mode) if isinstance(config, BranchedDemucsConfig) else ([], 0)
     gated = ["rewrite", *(f"{each}{2 if side == 'en' else 1}" for each in norm), "glu"] if config.rewrite else []
-    mode = 0 if isinstance(config, DemucsV2Config) else config.dconv_mode
     if side == "en":
         return ["conv", *(f"{each}1" for each in norm), "activation", *["dconv"] * bool(mode & 1), *gated]
     return [*gated, *["dconv"] * bool(mode & 2), "conv_tr", *(f"{each}2" for each in norm), "activation"]

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxsep.errors import CheckpointError
-from jaxsep.models.demucs_v2 import DemucsV2Config
 from jaxsep.models.spec import ModelSpec
-from jaxsep.weights.demucs import SPECS_V2, built, demucs_spec
+from jaxsep.weights.demucs import SPECS_V2, built, demucs_config, demucs_spec
 from jaxsep.weights.demucs_names import demucs_rules
 from jaxsep.weights.family_rules import FamilyRules
 from jaxsep.weights.mapping import Rule
@@ -67,8 +66,7 @@ def _recognised(
         arguments["context"] = source["decoder.0.0.weight"].shape[2]
     stems = _STEMS if outputs == len(_STEMS) * channels else [f"source_{m}" for m in range(outputs // channels)]
     spec = demucs_spec("demucs.model.Demucs", (stems,), arguments, name=name or "demucs", segment=None, where=where)
-    assert isinstance(spec.config, DemucsV2Config)
-    return spec, demucs_rules(spec.config, expected_shapes(spec))
+    return spec, demucs_rules(demucs_config(spec), expected_shapes(spec))
 
 
 RULES = FamilyRules(("demucs_v2",), from_foreign, SPECS_V2)

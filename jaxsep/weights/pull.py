@@ -143,13 +143,9 @@ def _find_weights(
             f"fetch {archive.url} on another machine and run `jaxsep models pull {entry.name} --from "
             f"{Path(urlsplit(archive.url).path).name}`"
         )
-        if is_offline():
-            raise CheckpointError(
-                f"The weights of '{entry.name}' are not on this machine, and JAXSEP_OFFLINE forbids to fetch them; "
-                f"unset it, or {advice}."
-            )
+        _refuse_offline(entry, advice)
         announce(f"Fetching '{entry.name}' ({licence}, about {archive.size_bytes / 1e6:.0f} MB) from {url}")
-        try:
+        with _told_of_missing(entry, advice):
             download(
                 url,
                 packed,
@@ -158,11 +154,6 @@ def _find_weights(
                 announce=announce,
                 progress=progress,
             )
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"The weights of '{entry.name}' are not on this machine: {str(error).removesuffix('.')}; try again, or "
-                f"{advice}."
-            ) from None
     else:
         given = expand_home(url)
         if given.is_dir():
@@ -211,17 +202,13 @@ def _fetch_files(
     )
     folder.mkdir(parents=True, exist_ok=True)
     if urlsplit(place).scheme in ("http", "https"):
-        if is_offline():
-            raise CheckpointError(
-                f"The weights of '{entry.name}' are not on this machine, and JAXSEP_OFFLINE forbids to fetch them; "
-                f"unset it, or {advice}."
-            )
+        _refuse_offline(entry, advice)
         announce(
             f"Fetching '{entry.name}' (licence {entry.licence}, about {files.size_bytes / 1e6:.0f} MB) from {place}"
         )
         before = 0
         for name in files.names:
-            try:
+            with _told_of_missing(entry, advice):
                 download(
                     f"{place.rstrip('/')}/{name}",
                     folder / name,
@@ -230,11 +217,6 @@ def _fetch_files(
                     announce=announce,
                     progress=_behind(progress, before, files.size_bytes if len(files.names) > 1 else None),
                 )
-            except CheckpointError as error:
-                raise CheckpointError(
-                    f"The weights of '{entry.name}' are not on this machine: {str(error).removesuffix('.')}; try "
-                    f"again, or {advice}."
-                ) from None
             before += (folder / name).stat().st_size
         where = folder
     else:
@@ -252,6 +234,26 @@ def _fetch_files(
         return _Weights(paths[0], files.format, provenance)
     bag = write_bag(folder / f"{entry.name}.yaml", paths, files.weights, files.segment_seconds)
     return _Weights(bag, files.format, provenance)
+
+
+def _refuse_offline(entry: CatalogueEntry, advice: str) -> None:
+    if is_offline():
+        raise CheckpointError(
+            f"The weights of '{entry.name}' are not on this machine, and JAXSEP_OFFLINE forbids to fetch them; unset "
+            f"it, or {advice}."
+        )
+
+
+@contextmanager
+def _told_of_missing(entry: CatalogueEntry, advice: str) -> Iterator[None]:
+    """Says of a download that fails what is missing now, and what to do."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The weights of '{entry.name}' are not on this machine: {str(error).removesuffix('.')}; try again, or "
+            f"{advice}."
+        ) from None
 
 
 def _behind(progress: DownloadProgress | None, before: int, total: int | None) -> DownloadProgress | None:

@@ -41,10 +41,10 @@ def make_checkpoint(path):
 # By name: how it is made, how it is read, whether a checksum covers all of it.
 KINDS = {
     "tensorflow bundle": (make_bundle, "foreign", True),
-    "torch.pth": (lambda path: make_torch(path, True), "torch", False),
-    "legacy.pth": (lambda path: make_torch(path, False), "torch", False),
+    "torch.pth": (lambda path: make_torch(path, True), "foreign", False),
+    "legacy.pth": (lambda path: make_torch(path, False), "foreign", False),
     "foreign.safetensors": (lambda path: safetensors.numpy.save_file(arrays(), path), "foreign", False),
-    "numpy.pkl": (lambda path: path.write_bytes(pickle.dumps(arrays())), "torch", False),
+    "numpy.pkl": (lambda path: path.write_bytes(pickle.dumps(arrays())), "foreign", False),
     "checkpoint.safetensors": (make_checkpoint, "checkpoint", True),
     "orbax checkpoint": (make_checkpoint, "orbax", True),
     "spec.json": (lambda path: path.write_text(small_spec().model_dump_json()), "spec", False),

@@ -5,6 +5,7 @@ of jaxsep's, or what else came.
 """
 
 import hashlib
+import importlib
 import json
 import resource
 import signal
@@ -71,10 +72,16 @@ def digest(arrays):
     return found.hexdigest()
 
 
+NEEDED = {
+    "audio": ["av", "soundfile", "jaxsep.audio"],
+    "foreign": ["jaxsep.weights.readers"],
+    "checkpoint": ["jax", "jaxsep.weights.checkpoint"],
+    "orbax": ["orbax.checkpoint", "jax", "jaxsep.weights.checkpoint"],
+    "spec": ["jaxsep.models.spec"],
+}
 KINDS = {
     "audio": read_audio,
     "foreign": read_foreign,
-    "torch": read_foreign,
     "checkpoint": read_checkpoint,
     "orbax": read_checkpoint,
     "spec": read_spec,
@@ -83,26 +90,10 @@ KINDS = {
 
 def warm_up(kind):
     """Loads what the kind needs, and no more, so that it does not count."""
-    if kind == "audio":
-        import av  # noqa: F401
-        import soundfile  # noqa: F401
-
-        import jaxsep.audio
-    elif kind == "spec":
-        import jaxsep.models.spec
-    elif kind in ("foreign", "torch"):
-        if kind == "torch":
-            import torch  # noqa: F401
-
-        import jaxsep.weights.readers
-    else:
-        if kind == "orbax":
-            import orbax.checkpoint  # noqa: F401
-        import jax
-
-        import jaxsep.weights.checkpoint  # noqa: F401
-
-        jax.numpy.zeros(1)
+    for module in NEEDED[kind]:
+        importlib.import_module(module)
+    if "jax" in sys.modules:
+        sys.modules["jax"].numpy.zeros(1)
 
 
 def main():

@@ -6,7 +6,6 @@ They come from the package `demucs` where it is installed (pip install demucs): 
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from jaxsep.compare.twins import Twin
 from jaxsep.errors import ConfigError
 from jaxsep.models.spec import ModelSpec
 from jaxsep.typing import Variables
-from jaxsep.weights.demucs import constructor_of
+from jaxsep.weights.demucs import constructor_of, demucs_config
 from jaxsep.weights.demucs_names import demucs_rules, foreign_name, state_dict
 from jaxsep.weights.mapping import apply
 from jaxsep.weights.tree import expected_shapes
@@ -53,7 +52,7 @@ class OfficialNetwork(nn.Module):
 
 def load_variables(network: OfficialNetwork, variables: Variables) -> None:
     """Copies our variables into a network."""
-    state = state_dict(_config(network.spec), variables)
+    state = state_dict(demucs_config(network.spec), variables)
     network.network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
 
 
@@ -61,7 +60,7 @@ def to_variables(network: OfficialNetwork) -> Variables:
     """Returns a network's weights as our variables."""
     shapes = expected_shapes(network.spec)
     state = {name: tensor.detach().numpy() for name, tensor in network.network.state_dict().items()}
-    return apply(demucs_rules(_config(network.spec), shapes), state, shapes, where="the official network")
+    return apply(demucs_rules(demucs_config(network.spec), shapes), state, shapes, where="the official network")
 
 
 def layer_outputs(network: OfficialNetwork, inputs: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -70,7 +69,7 @@ def layer_outputs(network: OfficialNetwork, inputs: torch.Tensor) -> Mapping[str
     for path in expected_shapes(network.spec):
         *layer, leaf = path.removeprefix("params/").split("/")
         if leaf == "kernel" and layer[0] != "crosstransformer" and "lstm" not in layer:
-            names[foreign_name(path, _config(network.spec)).rpartition(".")[0]] = "/".join(layer)
+            names[foreign_name(path, demucs_config(network.spec)).rpartition(".")[0]] = "/".join(layer)
     outputs: dict[str, torch.Tensor] = {}
     handles = [
         network.network.get_submodule(theirs).register_forward_hook(
@@ -89,10 +88,6 @@ def layer_outputs(network: OfficialNetwork, inputs: torch.Tensor) -> Mapping[str
 def converted(network: OfficialNetwork, spec: ModelSpec) -> Variables:
     """Returns a network's weights as `jaxsep convert` reads them."""
     return to_variables(network)
-
-
-def _config(spec: ModelSpec) -> Any:
-    return spec.config
 
 
 TWIN = Twin(
